@@ -1,0 +1,48 @@
+"""Neural Polarizer: remove a backdoor from an image classifier with one small linear layer and a few clean images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .config import FitConfig
+    from .cut import list_layers
+    from .errors import InputError
+    from .fit import FitDiverged, purify
+    from .normalization import with_normalization
+    from .polarized import PolarizedModel
+
+_ROOMS = {
+    "FitConfig": "config",
+    "FitDiverged": "fit",
+    "InputError": "errors",
+    "PolarizedModel": "polarized",
+    "list_layers": "cut",
+    "purify": "fit",
+    "with_normalization": "normalization",
+}
+
+__all__ = [
+    "FitConfig",
+    "FitDiverged",
+    "InputError",
+    "PolarizedModel",
+    "list_layers",
+    "purify",
+    "with_normalization",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Rooms open at first use: `polarize --help` must not wait for torch.
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

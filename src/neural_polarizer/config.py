@@ -1,0 +1,169 @@
+"""All hyper-parameters of a fit, in one place, with the reason for the unusual ones beside them.
+
+Sources: the authors' code and papers (arXiv 2306.16697, 2502.18520); `FitConfig.published(...)` has theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from .checks import check_choice
+from .errors import InputError
+from .perturb import NORMS, SHARES, STEP_RULES, Additive, Descent, Share
+from .polarizers import STRUCTURES
+
+REFERENCE = 3 * 32 * 32  # the image size for which the published radius was given
+
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "cifar10": {"radius": 3.0},
+    "gtsrb": {"radius": 5.0, "lambda_ce": 0.5, "lambda_max": 0.5, "lambda_asr": 0.5},
+    "tiny": {
+        "radius": 6.0, "step_rule": "plain", "lambda_ce": 1.0, "lambda_max": 0.1, "lambda_asr": 0.1,
+        "warmup_epochs": 0, "statistics": "batch",
+    },
+}  # fmt: skip
+_PUBLISHED_LINF: dict[str, Any] = {"norm": "linf", "radius": 0.2, "step": 0.44, "steps": 10, "start": 0.2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How a polarizer is trained: the per-batch schedule of the papers.
+
+    Args:
+        norm, radius, start: the ball of the inner problem. Radius None keeps the per-pixel RMS of L2 3.0 on
+            3x32x32 at any image size (L∞: 0.2; L1: the L2 radius times √(C·H·W)/4).
+        share: one perturbation per "sample", per "batch", or per "target" class (the universal variants).
+        steps, step, step_rule, early_exit: the descent; see `Descent`.
+        target: "runner-up" (the polarized model's, sample by sample), "random" (uniform over the wrong classes), a
+            class index, or "none" (untargeted).
+        lambda_bn, lambda_ce, lambda_max, lambda_asr: weights of the outer losses.
+        aim: L_ce aims at the polarized model's own "prediction" on the clean image, or at the "label".
+        structure, rank, hidden: the polarizer (`polarizers.STRUCTURES`); rank for "low-rank", hidden for "relu".
+        warmup_epochs, warmup_lr: first on clean images alone, with batch statistics.
+        statistics: BatchNorm of the polarizer in the main loop: "running", or "batch" on the clean images and
+            frozen on the perturbed ones.
+        epochs, batch_size, lr, momentum, weight_decay: SGD at a constant rate (the authors configure a cosine
+            schedule but never step it).
+
+    Raises:
+        InputError: a value of the wrong kind or outside its range.
+
+    Example:
+        >>> FitConfig(epochs=10).radius_for((3, 64, 64))
+        6.0
+    """
+
+    norm: Literal["l2", "linf", "l1"] = "l2"
+    radius: float | None = None
+    share: Share = "sample"
+    start: float = 0.0
+    steps: int = 2
+    step: float = 0.1  # signed, so one step already spans 5.5 in L2 on 3x32x32: the ball decides, not the step
+    step_rule: Literal["sign", "plain", "normalized"] = "sign"
+    early_exit: float | None = 0.6
+    target: Literal["runner-up", "random", "none"] | int = "runner-up"
+    lambda_bn: float = 1.0
+    lambda_ce: float = 0.4
+    lambda_max: float = 0.4
+    lambda_asr: float = 0.4
+    aim: Literal["prediction", "label"] = "prediction"
+    structure: str = "full"
+    rank: int = 8
+    hidden: int | None = None
+    warmup_epochs: int = 5
+    warmup_lr: float = 1e-4
+    statistics: Literal["running", "batch"] = "running"
+    epochs: int = 50
+    batch_size: int = 128
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("norm", NORMS), ("share", SHARES), ("step_rule", STEP_RULES), ("structure", STRUCTURES),
+            ("aim", ("prediction", "label")), ("statistics", ("running", "batch")),
+        ):  # fmt: skip
+            check_choice(name, getattr(self, name), choices)
+        self._number("radius", above=0, optional=True)
+        self._number("early_exit", above=0, optional=True)
+        for name in ("step", "lr", "warmup_lr"):
+            self._number(name, above=0)
+        for name in ("lambda_bn", "lambda_ce", "lambda_max", "lambda_asr", "momentum", "weight_decay"):
+            self._number(name, least=0)
+        self._number("start")
+        for name in ("steps", "batch_size", "rank"):
+            self._number(name, least=1, whole=True)
+        self._number("hidden", least=1, whole=True, optional=True)
+        for name in ("epochs", "warmup_epochs"):
+            self._number(name, least=0, whole=True)
+        if isinstance(self.target, bool) or not (
+            self.target in ("runner-up", "random", "none") or (isinstance(self.target, int) and self.target >= 0)
+        ):
+            raise InputError(f"target: found {self.target!r}, wanted 'runner-up', 'random', 'none' or a class index")
+
+    def _number(
+        self,
+        name: str,
+        *,
+        above: float = -math.inf,
+        least: float = -math.inf,
+        whole: bool = False,
+        optional: bool = False,
+    ) -> None:
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        kind = int if whole else (int, float)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, kind)
+            or not (math.isfinite(value) and value > above and value >= least)
+        ):
+            bound = f" above {above:g}" if above > -math.inf else f" of at least {least:g}" if least > -math.inf else ""
+            raise InputError(f"{name}: found {value!r}, wanted a {'whole ' if whole else ''}number{bound}")
+
+    @classmethod
+    def published(
+        cls, dataset: Literal["cifar10", "gtsrb", "tiny"], *, norm: Literal["l2", "linf"] = "l2"
+    ) -> FitConfig:
+        """The authors' settings to the letter, radius included, for PreAct-ResNet18 at ``layer4.1.conv1``.
+
+        ``norm="linf"`` is the option of their code; for L1 they give no values.
+        """
+        check_choice("dataset", dataset, _PUBLISHED)
+        check_choice("norm", norm, ("l2", "linf"))
+        ball = _PUBLISHED_LINF if norm == "linf" else {}
+        return cls(**{**_PUBLISHED[dataset], **ball})
+
+    def radius_for(self, shape: Sequence[int]) -> float:
+        """The radius in pixel units for images of `shape` (C, H, W)."""
+        if self.radius is not None:
+            return float(self.radius)
+        size = math.prod(shape)
+        if self.norm == "linf":
+            return 0.2
+        l2 = 3.0 * math.sqrt(size / REFERENCE)
+        return l2 if self.norm == "l2" else l2 * math.sqrt(size) / 4
+
+    def threat(self, shape: Sequence[int]) -> Additive:
+        """The threat model for images of `shape` (C, H, W)."""
+        return Additive(norm=self.norm, radius=self.radius_for(shape), share=self.share, start=self.start)
+
+    def descent(self) -> Descent:
+        return Descent(steps=self.steps, step=self.step, rule=self.step_rule, early_exit=self.early_exit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FitConfig:
+        """The inverse of `to_dict`; unknown names are an error."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise InputError(f"config: found unknown names {sorted(unknown)}")
+        return cls(**values)

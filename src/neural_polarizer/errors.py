@@ -1,0 +1,8 @@
+"""The one error for bad input. Imports nothing, so that the command line can catch it without waiting for torch."""
+
+
+class InputError(ValueError):
+    """Bad input from the caller: the message names the argument, what was found and what is wanted.
+
+    The command line turns it into one line and exit status 2.
+    """

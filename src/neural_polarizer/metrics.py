@@ -1,0 +1,64 @@
+"""Metrics of a defence, exactly as the papers count them (arXiv 2306.16697, section 4.1).
+
+`predictions` and `labels` are class indices (N,); every rate is a float in [0, 1].
+
+Example:
+    >>> attack_success_rate(torch.tensor([0, 0, 2]), torch.tensor([0, 1, 2]), target=0)   # class 0 does not count
+    0.5
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+def _share(hits: Tensor, what: str) -> float:
+    if hits.numel() == 0:
+        raise InputError(f"{what}: found no image that counts, wanted at least one")
+    return hits.double().mean().item()
+
+
+def accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """ACC: share of clean images that get their true class."""
+    return _share(predictions == labels, "accuracy")
+
+
+def attackable(labels: Tensor, target: int | None) -> Tensor:
+    """Mask (N,) of the images that count for ASR and RA: true class != target; all of them in all-to-all."""
+    return torch.ones_like(labels, dtype=torch.bool) if target is None else labels.ne(target)
+
+
+def attack_success_rate(
+    predictions: Tensor, labels: Tensor, *, target: int | None, classes: int | None = None
+) -> float:
+    """ASR: share of triggered images, true class != target, that get the target.
+
+    `target=None` is the all-to-all attack, where the attacker wants y + 1 mod `classes` (then required).
+    """
+    if target is None and classes is None:
+        raise InputError("classes: found None, wanted the number of classes for an all-to-all attack")
+    wanted = (labels + 1) % (classes or 1) if target is None else torch.full_like(labels, target)
+    return _share(predictions.eq(wanted)[attackable(labels, target)], "attack_success_rate")
+
+
+def robust_accuracy(predictions: Tensor, labels: Tensor, *, target: int | None) -> float:
+    """RA: share of the same triggered images that get their true class."""
+    return _share(predictions.eq(labels)[attackable(labels, target)], "robust_accuracy")
+
+
+def defence_effectiveness(*, acc_before: float, acc_after: float, asr_before: float, asr_after: float) -> float:
+    """DER = (max(0, ΔASR) - max(0, ΔACC) + 1) / 2 with Δ = before - after; 0.5: nothing was gained."""
+    return (max(0.0, asr_before - asr_after) - max(0.0, acc_before - acc_after) + 1) / 2
+
+
+def der_ceiling(asr_before: float) -> float:
+    """The highest DER that any defence can have against an attack of this strength."""
+    return (asr_before + 1) / 2
+
+
+def excess_asr(asr: float, twin_asr: float) -> float:
+    """ASR minus the rate at which a clean-trained twin gives the target on the same triggered images."""
+    return asr - twin_asr

@@ -1,0 +1,102 @@
+"""A saved polarizer's two files, read as what they are: input from strangers."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from .config import FitConfig
+from .errors import InputError
+from .history import History
+from .polarizers import Polarizer, build_polarizer
+
+FORMAT = 1
+CONFIG_FILE = "polarizer_config.json"
+WEIGHTS_FILE = "polarizer.safetensors"
+MAX_CHANNELS = 65_536
+MAX_PIXELS = 3 * 8192 * 8192  # of one image: what claims more is not believed
+
+
+class SavedPolarizer:
+    """The checked content of `polarizer_config.json`; every value has the right type and a believable size."""
+
+    def __init__(self, values: dict[str, Any], source: str) -> None:
+        self._values, self._source = values, source
+        if self._whole("format", 1, 1 << 30) != FORMAT:
+            raise InputError(f"{source}: found format {values['format']}, wanted {FORMAT}; update neural-polarizer")
+        self.method, self.layer = self._text("method"), self._text("layer")
+        self.structure, self.sha256 = self._text("structure"), self._text("sha256")
+        self.channels = self._whole("channels", 1, MAX_CHANNELS)
+        self.channel_dim = self._whole("channel_dim", -1, 1)
+        self.classes = self._whole("classes", 2, 1 << 24)
+        shape = values.get("image_shape")
+        if not isinstance(shape, list) or len(shape) != 3 or not all(type(s) is int and s > 0 for s in shape):
+            raise self._wrong("image_shape", "three positive whole numbers")
+        if math.prod(shape) > MAX_PIXELS:
+            raise self._wrong("image_shape", f"at most {MAX_PIXELS} values")
+        self.image_shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
+        self.options = self._object("options")
+        if not all(isinstance(v, (int, list)) for v in self.options.values()):
+            raise self._wrong("options", "whole numbers and lists of them")
+        self.fit = FitConfig.from_dict(self._object("fit")) if values.get("fit") is not None else None
+        rows = values.get("history", [])
+        if not isinstance(rows, list) or not all(
+            isinstance(r, dict) and all(type(v) in (int, float) for v in r.values()) for r in rows
+        ):
+            raise self._wrong("history", "a list of rows of numbers")
+        self.history = History(rows)
+
+    def _wrong(self, key: str, wanted: str) -> InputError:
+        return InputError(f"{self._source}: {key}: found {self._values.get(key)!r:.80}, wanted {wanted}")
+
+    def _text(self, key: str) -> str:
+        value = self._values.get(key)
+        if not isinstance(value, str) or not value:
+            raise self._wrong(key, "a string")
+        return value
+
+    def _whole(self, key: str, low: int, high: int) -> int:
+        value = self._values.get(key)
+        if type(value) is not int or not low <= value <= high:
+            raise self._wrong(key, f"a whole number from {low} to {high}")
+        return value
+
+    def _object(self, key: str) -> dict[str, Any]:
+        value = self._values.get(key)
+        if not isinstance(value, dict):
+            raise self._wrong(key, "an object")
+        return value
+
+    def load(self, path: Path) -> Polarizer:
+        """The polarizer with the weights at `path`; their sizes are compared before anything is allocated."""
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+            with torch.device("meta"):
+                wanted = {k: tuple(v.shape) for k, v in self._build().state_dict().items()}
+        except (OSError, safetensors.SafetensorError) as error:
+            raise InputError(f"{path}: found no valid safetensors file ({error})") from None
+        except (RuntimeError, TypeError, OverflowError) as error:  # sizes that no tensor can have
+            raise InputError(f"{self._source}: describes no polarizer ({error})") from None
+        if found != wanted:
+            odd = sorted(set(found.items()) ^ set(wanted.items()))[:4]
+            raise InputError(f"{path}: its tensors do not fit the config beside it, for instance {odd}")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise InputError(f"{path}: its SHA-256 is not the one in the config beside it: another or a damaged file")
+        state = safetensors.torch.load(content)
+        for name, value in state.items():
+            if not value.is_floating_point() or not value.isfinite().all():
+                raise InputError(f"{path}: {name} is not a finite floating-point tensor")
+        polarizer = self._build().to(next(iter(state.values())).dtype)
+        polarizer.load_state_dict(state)
+        return polarizer
+
+    def _build(self) -> Polarizer:
+        return build_polarizer(self.structure, channels=self.channels, channel_dim=self.channel_dim, **self.options)

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)  # two workers on two cores
+
+
+@pytest.fixture(autouse=True)
+def global_generator_untouched():
+    """No test may move the global generator: seeds are explicit arguments everywhere."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(before, torch.get_rng_state()), "something drew from the global random number generator"

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neural_polarizer import InputError
+from neural_polarizer.metrics import (
+    accuracy,
+    attack_success_rate,
+    defence_effectiveness,
+    der_ceiling,
+    excess_asr,
+    robust_accuracy,
+)
+
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+
+
+def test_accuracy():
+    assert accuracy(torch.tensor([0, 1, 1, 1, 2, 0]), LABELS) == pytest.approx(4 / 6)
+
+
+def test_all_to_one_leaves_the_target_class_out():
+    predictions = torch.tensor([0, 0, 0, 1, 0, 0])
+    assert attack_success_rate(predictions, LABELS, target=0) == pytest.approx(3 / 4)
+    assert robust_accuracy(predictions, LABELS, target=0) == pytest.approx(1 / 4)
+
+
+def test_all_to_all_counts_every_image():
+    predictions = torch.tensor([1, 1, 2, 1, 0, 2])
+    assert attack_success_rate(predictions, LABELS, target=None, classes=3) == pytest.approx(4 / 6)
+    assert robust_accuracy(predictions, LABELS, target=None) == pytest.approx(2 / 6)
+
+
+@pytest.mark.parametrize(
+    ("acc", "asr", "value"),
+    [
+        ((0.9, 0.9), (1.0, 0.0), 1.0),
+        ((0.9, 0.8), (1.0, 0.0), 0.95),
+        ((0.9, 0.95), (0.5, 0.7), 0.5),
+        ((0.9, 0.4), (1.0, 1.0), 0.25),
+    ],
+)
+def test_der(acc, asr, value):
+    der = defence_effectiveness(acc_before=acc[0], acc_after=acc[1], asr_before=asr[0], asr_after=asr[1])
+    assert der == pytest.approx(value)
+
+
+def test_ceiling_and_excess():
+    assert der_ceiling(0.97) == pytest.approx(0.985)
+    assert excess_asr(0.05, 0.02) == pytest.approx(0.03)
+
+
+def test_nothing_to_count():
+    with pytest.raises(InputError, match="no image that counts"):
+        attack_success_rate(torch.tensor([0]), torch.tensor([0]), target=0)
+    with pytest.raises(InputError, match="classes"):
+        attack_success_rate(torch.tensor([0]), torch.tensor([0]), target=None)
