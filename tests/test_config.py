@@ -12,7 +12,7 @@ def test_published_settings():
     for config in (cifar, gtsrb, tiny):
         assert (config.norm, config.steps, config.step, config.early_exit) == ("l2", 2, 0.1, 0.6)
         assert (config.lr, config.momentum, config.weight_decay) == (0.01, 0.9, 5e-4)
-        assert (config.batch_size, config.epochs, config.target, config.aim) == (128, 50, "runner-up", "prediction")
+        assert (config.batch_size, config.epochs, config.target, config.aim) == (128, 50, None, "prediction")
         assert config.start == 0
     assert [c.radius for c in (cifar, gtsrb, tiny)] == [3.0, 5.0, 6.0]
     assert [c.step_rule for c in (cifar, gtsrb, tiny)] == ["sign", "sign", "plain"]

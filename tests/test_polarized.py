@@ -17,9 +17,11 @@ from neural_polarizer.saved import CONFIG_FILE, WEIGHTS_FILE
 from .nets import ZOO, images, labels, make
 
 
-def fitted(net: nn.Module | None = None, layer: str = "conv2", **options) -> PolarizedModel:
+def fitted(net: nn.Module | None = None, layer: str = "conv2", capture: str = "hooks", **options) -> PolarizedModel:
     config = FitConfig(**{"epochs": 1, "warmup_epochs": 1, "batch_size": 8, "rank": 2, **options})
-    return purify(net or make("plain"), (images(12), labels(12)), layer=layer, config=config, progress=False)
+    return purify(
+        net or make("plain"), (images(12), labels(12)), layer=layer, config=config, progress=False, capture=capture
+    )
 
 
 def bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -38,11 +40,14 @@ def test_save_and_load_is_bit_identical(structure, tmp_path):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_save_and_load_before_every_layer(name, tmp_path):
+@pytest.mark.parametrize("capture", ["hooks", "graph"])
+def test_save_and_load_before_every_layer(name, capture, tmp_path):
     for layer in ZOO[name][1]:
-        purified = fitted(make(name), layer)
+        purified = fitted(make(name), layer, capture=capture)
         purified.save_pretrained(tmp_path / layer)
-        assert bits(PolarizedModel.from_pretrained(make(name), tmp_path / layer)(images()), purified(images()))
+        loaded = PolarizedModel.from_pretrained(make(name), tmp_path / layer, capture=capture)
+        assert loaded.cut.kind == purified.cut.kind == capture
+        assert bits(loaded(images()), purified(images()))
 
 
 def test_disabled():

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from neural_polarizer import InputError
-from neural_polarizer.polarizers import STRUCTURES, Polarizer, build_polarizer
+from neural_polarizer.build import build_polarizer
+from neural_polarizer.polarizers import STRUCTURES, Polarizer
 
 C = 6
 LAYOUTS = {

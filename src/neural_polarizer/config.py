@@ -15,6 +15,7 @@ from .errors import InputError
 from .perturb import NORMS, SHARES, STEP_RULES, Additive, Descent, Share
 from .polarizers import STRUCTURES
 
+CONDITIONINGS = ("predicted", "none", "label", "random")
 REFERENCE = 3 * 32 * 32  # the image size for which the published radius was given
 
 _PUBLISHED: dict[str, dict[str, Any]] = {
@@ -38,7 +39,11 @@ class FitConfig:
         share: one perturbation per "sample", per "batch", or per "target" class (the universal variants).
         steps, step, step_rule, early_exit: the descent; see `Descent`.
         target: "runner-up" (the polarized model's, sample by sample), "random" (uniform over the wrong classes), a
-            class index, or "none" (untargeted).
+            class index, "none" (untargeted), or None: the method's own, runner-up for NPD and random for CNPD.
+        condition: CNPD: perturbed images carry their "target", or the class that they "reached" in the original model.
+        conditioning: CNPD, for the ablation: the class that stands for an image is what is "predicted" (and aimed at),
+            "none" (one for all), its "label" (an oracle), or "random".
+        embedding: dimension d of e- and a-CNPD.
         lambda_bn, lambda_ce, lambda_max, lambda_asr: weights of the outer losses.
         aim: L_ce aims at the polarized model's own "prediction" on the clean image, or at the "label".
         structure, rank, hidden: the polarizer (`polarizers.STRUCTURES`); rank for "low-rank", hidden for "relu".
@@ -64,7 +69,10 @@ class FitConfig:
     step: float = 0.1  # signed, so one step already spans 5.5 in L2 on 3x32x32: the ball decides, not the step
     step_rule: Literal["sign", "plain", "normalized"] = "sign"
     early_exit: float | None = 0.6
-    target: Literal["runner-up", "random", "none"] | int = "runner-up"
+    target: Literal["runner-up", "random", "none"] | int | None = None
+    condition: Literal["target", "reached"] = "target"
+    conditioning: Literal["predicted", "none", "label", "random"] = "predicted"
+    embedding: int = 16
     lambda_bn: float = 1.0
     lambda_ce: float = 0.4
     lambda_max: float = 0.4
@@ -84,9 +92,15 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("norm", NORMS), ("share", SHARES), ("step_rule", STEP_RULES), ("structure", STRUCTURES),
-            ("aim", ("prediction", "label")), ("statistics", ("running", "batch")),
-        ):  # fmt: skip
+            ("norm", NORMS),
+            ("share", SHARES),
+            ("step_rule", STEP_RULES),
+            ("structure", STRUCTURES),
+            ("aim", ("prediction", "label")),
+            ("condition", ("target", "reached")),
+            ("conditioning", CONDITIONINGS),
+            ("statistics", ("running", "batch")),
+        ):
             check_choice(name, getattr(self, name), choices)
         self._number("radius", above=0, optional=True)
         self._number("early_exit", above=0, optional=True)
@@ -95,13 +109,13 @@ class FitConfig:
         for name in ("lambda_bn", "lambda_ce", "lambda_max", "lambda_asr", "momentum", "weight_decay"):
             self._number(name, least=0)
         self._number("start")
-        for name in ("steps", "batch_size", "rank"):
+        for name in ("steps", "batch_size", "rank", "embedding"):
             self._number(name, least=1, whole=True)
         self._number("hidden", least=1, whole=True, optional=True)
         for name in ("epochs", "warmup_epochs"):
             self._number(name, least=0, whole=True)
         if isinstance(self.target, bool) or not (
-            self.target in ("runner-up", "random", "none") or (isinstance(self.target, int) and self.target >= 0)
+            self.target in (None, "runner-up", "random", "none") or (isinstance(self.target, int) and self.target >= 0)
         ):
             raise InputError(f"target: found {self.target!r}, wanted 'runner-up', 'random', 'none' or a class index")
 

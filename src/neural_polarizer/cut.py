@@ -185,6 +185,11 @@ class Cut:
         with self._editing(edit):
             return logits_of(self.view(images))
 
+    def paired(self, images: Tensor, edit: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """(edited, original) logits, where `edit` takes m and the original logits; with hooks, two full passes."""
+        original = self.original(images)
+        return self.edited(images, lambda m: edit(m, original)), original
+
     def prefix(self, images: Tensor) -> Activation:
         """Run up to the cut."""
 

@@ -1,27 +1,34 @@
 """The bi-level problem: `purify` starts here.
 
-Sources: NPD (arXiv 2306.16697), algorithm 1; the spec of the losses is in `losses`, of the inner problem in `perturb`.
+Sources: NPD (arXiv 2306.16697), algorithm 1; CNPD (arXiv 2502.18520). The outer losses are in `losses`, the inner
+problem in `perturb`.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import losses
+from .build import METHOD_STRUCTURE, build_polarizer
+from .capture import make_cut
 from .checks import check_choice, check_labels, device_of, dtype_of, usable_device
 from .clean import load_clean
+from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
 from .errors import InputError
 from .history import History
 from .methods import METHODS
+from .optim import stepper_for
 from .perturb import descend
 from .polarized import PolarizedModel, applied
-from .polarizers import Polarizer, build_polarizer
+from .polarizers import Polarizer
 from .progress import Progress
 
 PARTS = ("loss_bn", "loss_ce", "loss_max", "loss_asr")
@@ -41,6 +48,7 @@ def purify(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
+    capture: str = "auto",
 ) -> PolarizedModel:
     """Insert a neural polarizer into a frozen, possibly backdoored classifier, and train it on a few clean images.
 
@@ -48,13 +56,15 @@ def purify(
         model: images (B, C, H, W) in [0, 1] -> logits (B, K), or an output object that has `.logits`. Never changed.
         clean: (images, labels) tensors, images alone (labels then come from the model), a Dataset, or a DataLoader of
             such items. Images are float in [0, 1], labels integers in 0..K-1.
-        method: "npd".
+        method: "npd", or class-conditional: "r-cnpd" (one polarizer per class), "e-cnpd" (an embedding of the class),
+            "a-cnpd" (the class attends to the channels).
         layer: path in `model.named_modules()`; the polarizer acts on what enters it.
         config: hyper-parameters; `FitConfig()` by default.
         seed: same seed, same machine: same bits. No global generator is touched.
         device: where to work. If it is not the model's, the work happens on a copy there, and the polarizer comes
             back to where the model is.
         progress: show a bar on a terminal, plain lines otherwise.
+        capture: "auto", "graph" or "hooks"; see `make_cut`.
 
     Returns:
         The purified model around `model`, with `history`.
@@ -72,42 +82,46 @@ def purify(
     """
     check_choice("method", method, METHODS)
     config = FitConfig() if config is None else config
+    if config.target == "none" and method != "npd":
+        raise InputError(f"target: found 'none' for {method}, wanted targets, since they are the conditions")
     images, labels = load_clean(clean)
     home = device_of(model)
     where = home if device is None else usable_device("device", device)
     working = model if where == home else copy.deepcopy(model).to(where)
     images = images.to(where, dtype_of(model))
-    cut = Cut(working, layer, images[:1].expand(2, -1, -1, -1))
+    cut = make_cut(working, layer, images[:2], capture)
     if labels is not None:
         labels = check_labels("clean", labels, len(images), cut.classes).to(where)
     if isinstance(config.target, int) and config.target >= cut.classes:
         raise InputError(f"target: found {config.target}, wanted 0 to {cut.classes - 1}")
 
     mean, var, predictions = measure(cut, images, config.batch_size)
-    options: dict[str, Any] = {}
-    if config.structure == "low-rank":
-        options = {"rank": config.rank, "seed": seed}
-    elif config.structure == "relu":
-        options = {"hidden": config.hidden, "seed": seed}
-    elif config.structure == "position":
-        options = {"shape": cut.shape}
-    polarizer = build_polarizer(config.structure, channels=cut.channels, channel_dim=cut.channel_dim, **options).to(
-        where
-    )
+    structure, options = _structure(method, config, cut, seed)
+    polarizer = build_polarizer(structure, channels=cut.channels, channel_dim=cut.channel_dim, **options).to(where)
     polarizer.start(mean, var)
     history = fit_per_batch(
-        cut,
-        polarizer,
-        images,
-        predictions if labels is None else labels,
-        config,
-        seed=seed,
-        progress=progress,
-    )
+        cut, polarizer, images, predictions if labels is None else labels, predictions, config,
+        seed=seed, progress=progress,
+    )  # fmt: skip
     shape = (images.shape[1], images.shape[2], images.shape[3])
     return PolarizedModel(
-        model, polarizer.to(home), layer, image_shape=shape, method=method, config=config, history=history
-    )
+        model, polarizer.to(home), layer, image_shape=shape, method=method, config=config, history=history,
+        capture=capture, cut=cut if working is model else None,
+    )  # fmt: skip
+
+
+def _structure(method: str, config: FitConfig, cut: Cut, seed: int) -> tuple[str, dict[str, Any]]:
+    """The structure behind a method, and the options that `build_polarizer` wants for it."""
+    if method in METHOD_STRUCTURE:
+        structure = METHOD_STRUCTURE[method]
+        small = {} if structure == "replicated" else {"dim": config.embedding, "seed": seed}
+        return structure, {"classes": cut.classes, **small}
+    options: dict[str, dict[str, Any]] = {
+        "low-rank": {"rank": config.rank, "seed": seed},
+        "relu": {"hidden": config.hidden, "seed": seed},
+        "position": {"shape": cut.shape},
+    }
+    return config.structure, options.get(config.structure, {})
 
 
 @torch.no_grad()
@@ -133,6 +147,7 @@ def fit_per_batch(
     polarizer: Polarizer,
     images: Tensor,
     labels: Tensor,
+    predictions: Tensor,
     config: FitConfig,
     *,
     seed: int,
@@ -140,59 +155,79 @@ def fit_per_batch(
 ) -> History:
     """The schedule of the papers: for every batch, perturb it against the model as it is, then step.
 
-    `images` (N, C, H, W) and `labels` (N,) are on the cut's device. Trains `polarizer` in place.
+    `images` (N, C, H, W), `labels` and the original `predictions` (N,) are on the cut's device. Trains `polarizer`
+    in place. For CNPD clean images carry the original prediction as their condition, perturbed ones their target.
     """
     order = torch.Generator().manual_seed(seed)
-    history = History()
-    warm_up(cut, polarizer, images, labels, config, order, progress)
-    optimizer = _sgd(polarizer, config.lr, config)
+    conditional = isinstance(polarizer, ConditionalPolarizer)
+    rule = config.target or ("random" if conditional else "runner-up")
+    history, weights = History(), [config.lambda_bn, config.lambda_ce, config.lambda_max, config.lambda_asr]
+    warm_up(cut, polarizer, images, labels, predictions, config, order, progress)
+    stepper = stepper_for(polarizer, config.lr, config)
     threat, how = config.threat(images.shape[1:]), config.descent()
-    weights = {
-        "loss_bn": config.lambda_bn, "loss_ce": config.lambda_ce,
-        "loss_max": config.lambda_max, "loss_asr": config.lambda_asr,
-    }  # fmt: skip
+    names = [*PARTS, "clean_accuracy", "reached", *(["mismatch"] if conditional else [])]
 
-    def forward(x: Tensor) -> Tensor:
-        return cut.edited(x, lambda m: applied(polarizer, m))
+    def forward(g: Polarizer, x: Tensor, condition: Tensor | None) -> Tensor:
+        return cut.edited(x, lambda m: applied(g, m, condition))
 
     epochs = Progress(config.epochs, "fit", enabled=progress)
     for epoch in epochs:
-        sums = torch.zeros(len(PARTS) + 2, dtype=torch.float64, device=images.device)
+        sums = torch.zeros(len(names), dtype=torch.float64, device=images.device)
         for rows in _batches(len(images), config.batch_size, order, images.device):
             x, y = images[rows], labels[rows]
-            with polarizer.batch_statistics(config.statistics == "batch"):
-                clean_logits = forward(x)
-            prediction = clean_logits.detach().argmax(1)
-            target = _targets(config, clean_logits.detach(), y, order)
+            condition = _condition(config, predictions[rows], y, cut.classes, order) if conditional else None
+            clean_logits = None
+            if rule == "runner-up" or not stepper.by_rows:
+                # Copies are handed out once it is known which a step needs: until then a look, without gradients.
+                own = config.statistics == "batch" and not stepper.by_rows
+                with polarizer.batch_statistics(own), torch.set_grad_enabled(not stepper.by_rows):
+                    clean_logits = forward(polarizer, x, condition)
+            target = _targets(rule, clean_logits, y, cut.classes, order)
+            sent = _condition(config, target, y, cut.classes, order) if conditional and target is not None else None
             polarizer.requires_grad_(False)
-            perturbed = descend(threat, forward, x, y if target is None else target, how, away=target is None)
+            perturbed = descend(
+                threat, partial(forward, polarizer, condition=sent), x, y if target is None else target, how,
+                away=target is None,
+            ).images  # fmt: skip
             polarizer.requires_grad_(True)
+            mismatch = []
+            if sent is not None:
+                with torch.no_grad():
+                    original = cut.original(perturbed).argmax(1)
+                sent = original if config.condition == "reached" else sent
+                mismatch = [(original != sent).double().mean()]
 
-            logits = forward(perturbed.images)
+            if stepper.by_rows and condition is not None and sent is not None:
+                g, local = stepper.take(torch.cat([condition, sent]))
+                assert local is not None
+                condition, sent = local.split(len(x))
+                with g.batch_statistics(config.statistics == "batch"):
+                    clean_logits = forward(g, x, condition)
+            else:
+                g, _ = stepper.take(None)
+            logits = forward(g, perturbed, sent)
+            assert clean_logits is not None
+            prediction = clean_logits.detach().argmax(1)
             if target is None:  # untargeted: push away the wrong class that came out strongest
                 target = losses.without_class(logits.detach(), y).argmax(1)
-            aim = y if config.aim == "label" else prediction
-            parts = {
-                "loss_bn": losses.bn_loss(clean_logits, y),
-                "loss_ce": losses.ce_loss(logits, aim),
-                "loss_max": losses.max_loss(logits, y),
-                "loss_asr": losses.asr_loss(logits, target),
-            }
-            loss = torch.stack([weights[name] * parts[name] for name in PARTS]).sum()
-            optimizer.zero_grad()
+            parts = [
+                losses.bn_loss(clean_logits, y),
+                losses.ce_loss(logits, y if config.aim == "label" else prediction),
+                losses.max_loss(logits, y),
+                losses.asr_loss(logits, target),
+            ]
+            loss = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
             torch.autograd.backward(loss)
-            optimizer.step()
-            told = [*(parts[name].detach() for name in PARTS)]
-            told += [(prediction == y).double().mean(), (logits.argmax(1) == target).double().mean()]
+            stepper.step()
+            told = [*(part.detach() for part in parts), (prediction == y).double().mean()]
+            told += [(logits.argmax(1) == target).double().mean(), *mismatch]
             sums += torch.stack([t.double() for t in told]) * len(rows)
-        means = (sums / len(images)).tolist()  # the one time per epoch that the host waits for the device
-        row: dict[str, float] = {"epoch": epoch + 1, "loss": 0.0, **dict(zip(PARTS, means, strict=False))}
-        row["loss"] = sum(weights[name] * row[name] for name in PARTS)
-        row["clean_accuracy"], row["reached"] = means[-2:]
-        if not all(map(_finite, means)):
+        means = dict(zip(names, (sums / len(images)).tolist(), strict=True))  # the host waits once per epoch
+        if not all(map(math.isfinite, means.values())):
             raise FitDiverged(f"the losses of epoch {epoch + 1} are not finite; try a smaller lr than {config.lr:g}")
-        history.append(row)
-        epochs.note(f"loss {row['loss']:.3f}, clean accuracy {row['clean_accuracy']:.3f}, reached {row['reached']:.3f}")
+        total = sum(weight * means[name] for weight, name in zip(weights, PARTS, strict=True))
+        history.append({"epoch": epoch + 1, "loss": total, **means})
+        epochs.note(f"loss {total:.3f}, clean {means['clean_accuracy']:.3f}, reached {means['reached']:.3f}")
     return history
 
 
@@ -201,6 +236,7 @@ def warm_up(
     polarizer: Polarizer,
     images: Tensor,
     labels: Tensor,
+    predictions: Tensor,
     config: FitConfig,
     order: torch.Generator,
     progress: bool,
@@ -208,38 +244,42 @@ def warm_up(
     """First on clean images alone, at a small rate, BatchNorm in train mode."""
     if not config.warmup_epochs:
         return
-    optimizer = _sgd(polarizer, config.warmup_lr, config)
+    stepper = stepper_for(polarizer, config.warmup_lr, config)
     for _ in Progress(config.warmup_epochs, "warm-up", enabled=progress, lines=1):
         for rows in _batches(len(images), config.batch_size, order, images.device):
-            with polarizer.batch_statistics():
-                loss = losses.bn_loss(cut.edited(images[rows], lambda m: applied(polarizer, m)), labels[rows])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
+            y, condition = labels[rows], None
+            if isinstance(polarizer, ConditionalPolarizer):
+                condition = _condition(config, predictions[rows], y, cut.classes, order)
+            g, condition = stepper.take(condition)
+            with g.batch_statistics():
+                logits = cut.edited(images[rows], partial(applied, g, condition=condition))
+            torch.autograd.backward(losses.bn_loss(logits, y))
+            stepper.step()
 
 
-def _targets(config: FitConfig, clean_logits: Tensor, labels: Tensor, order: torch.Generator) -> Tensor | None:
+def _targets(
+    rule: str | int, clean_logits: Tensor | None, labels: Tensor, classes: int, order: torch.Generator
+) -> Tensor | None:
     """The wrong class to send each image to (B,); None where untargeted."""
-    if config.target == "none":
+    if rule == "none":
         return None
-    if config.target == "random":
-        classes = clean_logits.shape[1]
-        shift = torch.randint(1, classes, labels.shape, generator=order).to(labels.device)
-        return (labels + shift) % classes
-    runner_up = losses.without_class(clean_logits, labels).argmax(1)
-    if config.target == "runner-up":
-        return runner_up
-    given = torch.full_like(labels, config.target)
-    return torch.where(labels == given, runner_up, given)  # T must not be y
+    if rule == "runner-up":
+        assert clean_logits is not None
+        return losses.without_class(clean_logits.detach(), labels).argmax(1)
+    other = (labels + torch.randint(1, classes, labels.shape, generator=order).to(labels.device)) % classes
+    return other if isinstance(rule, str) else torch.where(labels == rule, other, rule)  # T must not be y
+
+
+def _condition(config: FitConfig, natural: Tensor, labels: Tensor, classes: int, order: torch.Generator) -> Tensor:
+    """The class that stands for each image (B,): `natural`, but for the ablation of conditioning."""
+    if config.conditioning == "label":
+        return labels
+    if config.conditioning == "none":
+        return torch.zeros_like(labels)
+    if config.conditioning == "random":
+        return torch.randint(classes, labels.shape, generator=order).to(labels.device)
+    return natural
 
 
 def _batches(count: int, size: int, order: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
     return torch.randperm(count, generator=order).to(device).split(size)
-
-
-def _sgd(polarizer: Polarizer, lr: float, config: FitConfig) -> torch.optim.SGD:
-    return torch.optim.SGD(polarizer.parameters(), lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0

@@ -1,3 +1,3 @@
 """The names of the methods, as `purify(method=...)` and every command take them."""
 
-METHODS = ("npd",)
+METHODS = ("npd", "r-cnpd", "e-cnpd", "a-cnpd")

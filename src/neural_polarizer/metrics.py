@@ -62,3 +62,31 @@ def der_ceiling(asr_before: float) -> float:
 def excess_asr(asr: float, twin_asr: float) -> float:
     """ASR minus the rate at which a clean-trained twin gives the target on the same triggered images."""
     return asr - twin_asr
+
+
+def auroc(clean_scores: Tensor, poisoned_scores: Tensor) -> float:
+    """Area under the ROC of a detection score, higher meaning more suspect; ties count half.
+
+    Example:
+        >>> auroc(torch.tensor([0.1, 0.2]), torch.tensor([0.2, 0.9]))
+        0.875
+    """
+    if not len(clean_scores) or not len(poisoned_scores):
+        raise InputError("auroc: found no score on one side, wanted clean and poisoned ones")
+    clean, below = clean_scores.double().sort().values, poisoned_scores.double()
+    less = torch.searchsorted(clean, below, right=False)
+    at_most = torch.searchsorted(clean, below, right=True)
+    return ((less + at_most).double() / 2).mean().item() / len(clean)
+
+
+def tpr_at_fpr(clean_scores: Tensor, poisoned_scores: Tensor, *, fpr: float = 0.05) -> float:
+    """Share of poisoned images found by the lowest threshold that flags at most `fpr` of the clean ones.
+
+    An image is flagged when its score is above the threshold.
+    """
+    if not len(clean_scores) or not len(poisoned_scores):
+        raise InputError("tpr_at_fpr: found no score on one side, wanted clean and poisoned ones")
+    clean = clean_scores.double().sort(descending=True).values
+    allowed = int(fpr * len(clean))
+    threshold = clean[allowed] if allowed < len(clean) else clean[-1] - 1
+    return poisoned_scores.double().gt(threshold).double().mean().item()

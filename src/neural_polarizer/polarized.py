@@ -6,17 +6,19 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .checks import device_of
+from .capture import make_cut
+from .checks import check_images, device_of, dtype_of
+from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
 from .errors import InputError
@@ -28,10 +30,28 @@ from .saved import CONFIG_FILE, FORMAT, WEIGHTS_FILE, SavedPolarizer
 _disabled: ContextVar[frozenset[int]] = ContextVar("disabled", default=frozenset())
 
 
-def applied(polarizer: Polarizer, m: Tensor) -> Tensor:
-    """g(m) in the polarizer's own precision, handed on in that of `m` (half-precision bases)."""
+class Prediction(NamedTuple):
+    """What one pass says of a batch.
+
+    Attributes:
+        logits: (B, K) of the purified model.
+        original: (B, K) of the model as it came.
+        suspect: (B,) bool: the two disagree on the class.
+        score: (B,) p_f(c) - p_fθ(c) for the class c that the original model gives: how much of it the polarizer took.
+    """
+
+    logits: Tensor
+    original: Tensor
+    suspect: Tensor
+    score: Tensor
+
+
+def applied(polarizer: Polarizer, m: Tensor, condition: Tensor | None = None) -> Tensor:
+    """g(m) or g(m, c) in the polarizer's own precision, handed on in that of `m` (half-precision bases)."""
     dtype = next(polarizer.parameters()).dtype
-    return polarizer(m) if m.dtype == dtype else polarizer(m.to(dtype)).to(m.dtype)
+    inside = m if m.dtype == dtype else m.to(dtype)
+    out: Tensor = polarizer(inside, condition) if isinstance(polarizer, ConditionalPolarizer) else polarizer(inside)
+    return out if m.dtype == dtype else out.to(m.dtype)
 
 
 class PolarizedModel(nn.Module):
@@ -48,6 +68,8 @@ class PolarizedModel(nn.Module):
         method: the name under which it was trained.
         config: how it was trained, if it was.
         history: per epoch, what happened.
+        capture: how to cut: "auto", "graph" or "hooks"; see `make_cut`.
+        cut: a cut of `base` at `layer`, where there is one already.
 
     Example:
         >>> purified = PolarizedModel.from_pretrained(model, "out/")            # doctest: +SKIP
@@ -64,13 +86,15 @@ class PolarizedModel(nn.Module):
         method: str = "npd",
         config: FitConfig | None = None,
         history: History | None = None,
+        capture: str = "auto",
+        cut: Cut | None = None,
     ) -> None:
         super().__init__()
         self.base, self.polarizer, self.layer = base, polarizer, layer
         self.image_shape, self.method, self.config = tuple(image_shape), method, config
         self.history = History() if history is None else history
-        self._cut: Cut | None = None
-        self._lock = threading.Lock()
+        self.capture = capture
+        self._cut, self._lock = cut, threading.Lock()
         if (self.cut.channels, self.cut.channel_dim) != (polarizer.channels, polarizer.channel_dim):
             raise InputError(
                 f"polarizer: made for {polarizer.channels} channels at dim {polarizer.channel_dim}, but layer "
@@ -88,18 +112,65 @@ class PolarizedModel(nn.Module):
                 cut = self._cut
                 if cut is None or cut.stale():
                     example = torch.zeros(2, *self.image_shape, device=device_of(self.base))
-                    cut = self._cut = Cut(self.base, self.layer, example)
+                    cut = self._cut = make_cut(self.base, self.layer, example, self.capture)
         return cut
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of the purified model."""
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Logits (B, K) of the purified model.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            condition: for CNPD, classes (B,) to use instead of the original model's prediction.
+        """
+        self._check(images)
+        if id(self) in _disabled.get():
+            return self.cut.original(images)
+        if isinstance(self.polarizer, ConditionalPolarizer) and condition is None:
+            return self._paired(images)[0]
+        return self.cut.edited(images, lambda m: applied(self.polarizer, m, condition))
+
+    def predict(self, images: Tensor) -> Prediction:
+        """Purified and original logits of images (B, C, H, W) and what follows from them, from one prefix pass.
+
+        Source: CNPD (arXiv 2502.18520), test-time detection. Without gradients.
+        """
+        self._check(images)
+        with torch.no_grad():
+            logits, original = self._paired(images)
+            given = original.argmax(1, keepdim=True)
+            before, after = (z.float().softmax(1).gather(1, given)[:, 0] for z in (original, logits))
+            return Prediction(logits, original, logits.argmax(1) != given[:, 0], before - after)
+
+    def detect(self, loader: Iterable[Any]) -> Prediction:
+        """`predict` over all that `loader` yields: batches of images, or (images, ...) of which the first counts.
+
+        Returns:
+            One `Prediction` on the CPU, in the order of the loader. Works on the model's device.
+
+        Example:
+            >>> found = purified.detect(DataLoader(uploads, batch_size=64))          # doctest: +SKIP
+            >>> found.suspect.nonzero()                                              # doctest: +SKIP
+        """
+        device, found = device_of(self.base), []
+        for batch in [loader] if isinstance(loader, Tensor) else loader:
+            images = check_images("loader", batch[0] if isinstance(batch, (tuple, list)) else batch)
+            said = self.predict(images.to(device, dtype_of(self.base)))
+            found.append([part.cpu() for part in said])
+        if not found:
+            raise InputError("loader: found no batch at all, wanted at least one")
+        return Prediction(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+    def _paired(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(purified, original) logits."""
+        if id(self) in _disabled.get():
+            return (original := self.cut.original(images)), original
+        return self.cut.paired(images, lambda m, original: applied(self.polarizer, m, original.detach().argmax(1)))
+
+    def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != self.image_shape[0]:
             raise InputError(
                 f"images: found shape {tuple(images.shape)}, wanted (B, {self.image_shape[0]}, H, W) in [0, 1]"
             )
-        if id(self) in _disabled.get():
-            return self.cut.original(images)
-        return self.cut.edited(images, lambda m: applied(self.polarizer, m))
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -162,7 +233,9 @@ class PolarizedModel(nn.Module):
         write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
 
     @classmethod
-    def from_pretrained(cls, model: nn.Module, directory: str | os.PathLike[str]) -> PolarizedModel:
+    def from_pretrained(
+        cls, model: nn.Module, directory: str | os.PathLike[str], *, capture: str = "auto"
+    ) -> PolarizedModel:
         """Bring back what `save_pretrained` wrote, on the same base: bit-identical logits.
 
         Raises:
@@ -176,7 +249,7 @@ class PolarizedModel(nn.Module):
         try:
             purified = cls(
                 model, polarizer.to(device_of(model)), saved.layer, image_shape=saved.image_shape,
-                method=saved.method, config=saved.fit, history=saved.history,
+                method=saved.method, config=saved.fit, history=saved.history, capture=capture,
             )  # fmt: skip
         except InputError as error:
             raise InputError(f"directory: the polarizer in {str(folder)!r} does not fit this model: {error}") from None

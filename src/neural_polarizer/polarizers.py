@@ -5,7 +5,7 @@ identity. `m` is (B, C, H, W) with ``channel_dim=1``, or (B, H, W, C), (B, N, C)
 A polarizer returns what it was given: same shape, same type.
 
 Example:
-    >>> polarizer = build_polarizer("full", channels=4)
+    >>> polarizer = Full(channels=4)
     >>> m = torch.rand(2, 4, 8, 8)
     >>> bool((polarizer(m) == m).all())
     True
@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_choice
 from .errors import InputError
 
 VARIANCE_FLOOR = 0.01  # of the median channel's: a dead channel would get enormous gradients (ours)
@@ -44,7 +43,7 @@ def mix(m: Tensor, weight: Tensor, bias: Tensor | None, channel_dim: int) -> Ten
     return F.conv2d(m, weight[:, :, None, None], bias)
 
 
-def _draw(rows: int, columns: int, seed: int) -> Tensor:
+def draw(rows: int, columns: int, seed: int) -> Tensor:
     """Normal numbers from their own generator; on the meta device, only the shape."""
     where = torch.get_default_device()
     if where.type == "meta":
@@ -62,12 +61,13 @@ class ChannelNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, channels: int, *, copies: int | None = None, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
         self.statistics = "running"
-        self.weight = nn.Parameter((torch.ones(channels) + eps).sqrt())
-        self.bias = nn.Parameter(torch.zeros(channels))
+        shape = (channels,) if copies is None else (copies, channels)  # copies of the affine part, not of statistics
+        self.weight = nn.Parameter((torch.ones(shape) + eps).sqrt())
+        self.bias = nn.Parameter(torch.zeros(shape))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
@@ -79,13 +79,20 @@ class ChannelNorm(nn.Module):
         self.weight.copy_((self.running_var + self.eps).sqrt())
         self.bias.copy_(self.running_mean)
 
+    def rows(self, copies: Tensor) -> ChannelNorm:
+        """Some copies of the affine part as parameters of their own, over the same statistics."""
+        part = ChannelNorm(self.weight.shape[-1], copies=len(copies), eps=self.eps, momentum=self.momentum)
+        part.weight.data, part.bias.data = self.weight.detach()[copies], self.bias.detach()[copies]
+        part.running_mean, part.running_var = self.running_mean, self.running_var
+        return part
+
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift (C,), with running statistics."""
+        """Scale and shift (C,), or (K, C) for copies, with running statistics."""
         scale = self.weight / (self.running_var + self.eps).sqrt()
         return scale, self.bias - scale * self.running_mean
 
     def batch_affine(self, z: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift (C,) from the batch `z`, whose statistics the running ones are moved towards."""
+        """Scale and shift as `affine`, but from the batch `z`, whose statistics the running ones are moved towards."""
         dims = [d for d in range(z.ndim) if d != channel_dim % z.ndim]
         count = z.numel() // z.shape[channel_dim]
         if count < 2:  # one vector has no variance: a last batch of one image keeps the running statistics
@@ -212,9 +219,9 @@ class LowRank(Polarizer):
         if not 1 <= rank <= channels:
             raise InputError(f"rank: found {rank}, wanted 1 to the {channels} channels of the layer")
         self.rank = rank
-        draw = _draw(channels, rank, seed)
+        start = draw(channels, rank, seed)
         self.u = nn.Parameter(torch.zeros(channels, rank))
-        self.v = nn.Parameter(draw / math.sqrt(channels))
+        self.v = nn.Parameter(start / math.sqrt(channels))
         self.norm = ChannelNorm(channels)
 
     def options(self) -> dict[str, Any]:
@@ -282,8 +289,8 @@ class TwoLayerReLU(Polarizer):
     def __init__(self, channels: int, channel_dim: int = 1, *, hidden: int | None = None, seed: int = 0) -> None:
         super().__init__(channels, channel_dim)
         self.hidden = hidden or max(4, channels // 4)
-        draw = _draw(self.hidden, channels, seed)
-        self.enter = nn.Parameter(draw / math.sqrt(channels))
+        start = draw(self.hidden, channels, seed)
+        self.enter = nn.Parameter(start / math.sqrt(channels))
         self.enter_bias = nn.Parameter(torch.zeros(self.hidden))
         self.leave = nn.Parameter(torch.zeros(channels, self.hidden))
         self.leave_bias = nn.Parameter(torch.zeros(channels))
@@ -299,16 +306,3 @@ class TwoLayerReLU(Polarizer):
 STRUCTURES: dict[str, type[Polarizer]] = {
     kind.structure: kind for kind in (Full, Diagonal, PerPosition, LowRank, Conv, Stacked, Residual, TwoLayerReLU)
 }
-
-
-def build_polarizer(structure: str, *, channels: int, channel_dim: int = 1, **options: Any) -> Polarizer:
-    """A polarizer by the name of its structure, at the identity.
-
-    Raises:
-        InputError: an unknown structure, or an option that it does not take.
-    """
-    check_choice("structure", structure, STRUCTURES)
-    try:
-        return STRUCTURES[structure](channels, channel_dim, **options)
-    except TypeError as error:
-        raise InputError(f"structure {structure!r}: options {options} do not fit ({error})") from None

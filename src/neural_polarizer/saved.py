@@ -11,10 +11,11 @@ import safetensors
 import safetensors.torch
 import torch
 
+from .build import build_polarizer
 from .config import FitConfig
 from .errors import InputError
 from .history import History
-from .polarizers import Polarizer, build_polarizer
+from .polarizers import Polarizer
 
 FORMAT = 1
 CONFIG_FILE = "polarizer_config.json"
