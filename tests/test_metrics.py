@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from neural_polarizer import InputError
 from neural_polarizer.metrics import (
     accuracy,
     attack_success_rate,
+    auroc,
     defence_effectiveness,
     der_ceiling,
     excess_asr,
     robust_accuracy,
+    tpr_at_fpr,
 )
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -49,6 +53,27 @@ def test_der(acc, asr, value):
 def test_ceiling_and_excess():
     assert der_ceiling(0.97) == pytest.approx(0.985)
     assert excess_asr(0.05, 0.02) == pytest.approx(0.03)
+
+
+@given(
+    clean=st.lists(st.integers(0, 6), min_size=1, max_size=12), bad=st.lists(st.integers(0, 6), min_size=1, max_size=12)
+)
+def test_auroc_counts_pairs(clean, bad):
+    wins = sum((b > c) + 0.5 * (b == c) for b in bad for c in clean)
+    found = auroc(torch.tensor(clean).float(), torch.tensor(bad).float())
+    assert found == pytest.approx(wins / len(clean) / len(bad))
+
+
+def test_tpr_at_fpr():
+    clean = torch.arange(100.0)
+    assert tpr_at_fpr(clean, torch.tensor([94.0, 94.5, 95.0, 200.0])) == pytest.approx(
+        3 / 4
+    )  # five clean ones above 94
+    assert tpr_at_fpr(torch.zeros(100), torch.zeros(3)) == 0
+    assert tpr_at_fpr(torch.zeros(3), torch.ones(3), fpr=0.0) == 1
+    for metric in (auroc, tpr_at_fpr):
+        with pytest.raises(InputError, match="no score"):
+            metric(torch.zeros(0), torch.zeros(3))
 
 
 def test_nothing_to_count():

@@ -48,22 +48,82 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of data split, network and fit.", min=0)] = 0,
     method: Annotated[Method, typer.Option(help="The method to purify with.")] = NPD,
+    all_methods: Annotated[bool, typer.Option("--all-methods", help="Every method, in one table.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON, no table.")] = False,
 ) -> None:
     """Backdoor a small network on real digits, purify it, and show both."""
-    from .lab.demo import CONFIG, run_demo, table_of
+    from .lab.demo import config_for, metrics_of, run_demo, table_of
 
-    results = run_demo(out, seed=seed, methods=[method.value], device=device)
+    methods = list(METHODS) if all_methods else [method.value]
+    results = run_demo(out, seed=seed, methods=methods, device=device)
     if as_json:
-        typer.echo((out / "metrics.json").read_text())
+        metrics = {r.method: metrics_of(r) for r in results}
+        typer.echo(json.dumps(metrics if all_methods else metrics[method.value], indent=2))
         return
     _print_table(table_of(results))
     typer.echo(
-        "\nscikit-learn digits, BadNets patch on 10 % of the training images, "
-        f"{results[0].clean_images} clean images, seed {seed}.\nFitConfig: {json.dumps(CONFIG.to_dict())}"
+        f"scikit-learn digits, BadNets patch on 10 % of the training images, {results[0].clean_images} clean images, "
+        f"seed {seed}."
     )
-    typer.echo(f"Written to {out}/: report.html, metrics.json, polarizer/")
+    for name in methods:
+        typer.echo(f"FitConfig of {name}: {json.dumps(config_for(name).to_dict())}")
+    own = "a folder per method, " if all_methods else "metrics.json, polarizer/, "
+    typer.echo(f"Written to {out}/: report.html, {own}model/, images/")
+
+
+@app.command(rich_help_panel="Defend a model")
+def detect(
+    polarizer: Annotated[Path, typer.Option(help="Folder of a saved polarizer.")],
+    model: Annotated[Path, typer.Option(help="Model folder, or a .safetensors file with --arch.")],
+    images: Annotated[Path, typer.Option(help="Folder of images to judge, searched below as well.")],
+    out: Annotated[Path, typer.Option(help="CSV file to write, most suspect image first.")],
+    arch: Annotated[str | None, typer.Option(help="For a file: the name of its architecture.")] = None,
+    width: Annotated[int | None, typer.Option(help="For a file: the width of its architecture.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per pass.", min=1)] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+) -> None:
+    """Tell which images of a folder carry a trigger: the original and the purified prediction differ."""
+    from .checks import usable_device
+    from .lab.detect import detect_folder, write_suspects
+    from .models.zoo import load_model
+    from .polarized import PolarizedModel
+    from .saved import read_saved
+
+    usable_device("device", device)
+    base = load_model(model, arch=arch, width=width, classes=read_saved(polarizer).classes)
+    purified = PolarizedModel.from_pretrained(base.to(device), polarizer)
+    found, unreadable = detect_folder(purified, images, batch_size=batch_size)
+    write_suspects(out, found)
+    suspects = sum(s.original_class != s.purified_class for s in found)
+    for message in unreadable:
+        print(f"polarize: skipped {message}", file=sys.stderr)
+    if as_json:
+        summary = {"images": len(found), "suspect": suspects, "unreadable": len(unreadable), "out": str(out)}
+        typer.echo(json.dumps(summary))
+    else:
+        typer.echo(f"{suspects} of {len(found)} images are suspect; {len(unreadable)} could not be read. See {out}")
+
+
+@app.command(rich_help_panel="Reproduce and compare")
+def conditioning(
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("runs/conditioning.json"),
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.", min=1)] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON, no table.")] = False,
+) -> None:
+    """Does conditioning earn its parameters? CNPD given the predicted class, none, the true one, or a random one."""
+    from .files import make_directory, write_atomically
+    from .lab.conditioning import run_conditioning, summary
+
+    make_directory("out", out.parent)
+    records = run_conditioning(range(seeds))
+    text = json.dumps(records, indent=2) + "\n"
+    write_atomically(out, text)
+    if as_json:
+        typer.echo(text)
+    else:
+        _print_table(summary(records))
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

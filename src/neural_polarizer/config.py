@@ -50,8 +50,8 @@ class FitConfig:
         warmup_epochs, warmup_lr: first on clean images alone, with batch statistics.
         statistics: BatchNorm of the polarizer in the main loop: "running", or "batch" on the clean images and
             frozen on the perturbed ones.
-        epochs, batch_size, lr, momentum, weight_decay: SGD at a constant rate (the authors configure a cosine
-            schedule but never step it).
+        epochs, batch_size, lr, momentum, weight_decay: SGD.
+        schedule: the rate is "constant" (the authors configure a cosine but never step it), or falls as a "cosine".
 
     Raises:
         InputError: a value of the wrong kind or outside its range.
@@ -87,6 +87,7 @@ class FitConfig:
     epochs: int = 50
     batch_size: int = 128
     lr: float = 0.01
+    schedule: Literal["constant", "cosine"] = "constant"
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
@@ -100,6 +101,7 @@ class FitConfig:
             ("condition", ("target", "reached")),
             ("conditioning", CONDITIONINGS),
             ("statistics", ("running", "batch")),
+            ("schedule", ("constant", "cosine")),
         ):
             check_choice(name, getattr(self, name), choices)
         self._number("radius", above=0, optional=True)

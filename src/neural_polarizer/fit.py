@@ -172,6 +172,8 @@ def fit_per_batch(
 
     epochs = Progress(config.epochs, "fit", enabled=progress)
     for epoch in epochs:
+        if config.schedule == "cosine":
+            stepper.scale = (1 + math.cos(math.pi * epoch / config.epochs)) / 2
         sums = torch.zeros(len(names), dtype=torch.float64, device=images.device)
         for rows in _batches(len(images), config.batch_size, order, images.device):
             x, y = images[rows], labels[rows]

@@ -14,9 +14,10 @@ class WholeSGD:
     """The papers' optimiser over all parameters: constant rate, momentum, weight decay."""
 
     by_rows = False
+    scale = 1.0  # of the learning rate, set by the schedule
 
     def __init__(self, polarizer: Polarizer, lr: float, config: FitConfig) -> None:
-        self._polarizer = polarizer
+        self._polarizer, self._lr = polarizer, lr
         self._sgd = torch.optim.SGD(
             polarizer.parameters(), lr=lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
@@ -27,6 +28,8 @@ class WholeSGD:
 
     def step(self) -> None:
         """Follow the gradients and forget them."""
+        for group in self._sgd.param_groups:
+            group["lr"] = self._lr * self.scale
         self._sgd.step()
         self._sgd.zero_grad()
 
@@ -37,6 +40,7 @@ class RowSGD:
     """
 
     by_rows = True
+    scale = 1.0
 
     def __init__(self, polarizer: Replicated, lr: float, config: FitConfig) -> None:
         self._polarizer, self._lr, self._config = polarizer, lr, config
@@ -58,7 +62,7 @@ class RowSGD:
                 change = own.grad + self._config.weight_decay * own
                 change = momentum[self._classes].mul_(self._config.momentum).add_(change)
                 momentum[self._classes] = change
-                full[self._classes] = own - self._lr * change
+                full[self._classes] = own - self._lr * self.scale * change
 
 
 def stepper_for(polarizer: Polarizer, lr: float, config: FitConfig) -> WholeSGD | RowSGD:

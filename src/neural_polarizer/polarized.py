@@ -22,10 +22,10 @@ from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
 from .errors import InputError
-from .files import make_directory, read_json_object, write_atomically
+from .files import make_directory, write_atomically
 from .history import History
 from .polarizers import Polarizer
-from .saved import CONFIG_FILE, FORMAT, WEIGHTS_FILE, SavedPolarizer
+from .saved import CONFIG_FILE, FORMAT, WEIGHTS_FILE, read_saved
 
 _disabled: ContextVar[frozenset[int]] = ContextVar("disabled", default=frozenset())
 
@@ -152,10 +152,11 @@ class PolarizedModel(nn.Module):
             >>> found.suspect.nonzero()                                              # doctest: +SKIP
         """
         device, found = device_of(self.base), []
-        for batch in [loader] if isinstance(loader, Tensor) else loader:
-            images = check_images("loader", batch[0] if isinstance(batch, (tuple, list)) else batch)
-            said = self.predict(images.to(device, dtype_of(self.base)))
-            found.append([part.cpu() for part in said])
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed from the global generator
+            for batch in [loader] if isinstance(loader, Tensor) else loader:
+                images = check_images("loader", batch[0] if isinstance(batch, (tuple, list)) else batch)
+                said = self.predict(images.to(device, dtype_of(self.base)))
+                found.append([part.cpu() for part in said])
         if not found:
             raise InputError("loader: found no batch at all, wanted at least one")
         return Prediction(*(torch.cat(parts) for parts in zip(*found, strict=True)))
@@ -241,10 +242,7 @@ class PolarizedModel(nn.Module):
         Raises:
             InputError: no polarizer there, files that do not belong together, a polarizer for another layer or shape.
         """
-        folder = Path(directory)
-        if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
-            raise InputError(f"directory: {str(folder)!r} holds no polarizer, wanted {CONFIG_FILE} and {WEIGHTS_FILE}")
-        saved = SavedPolarizer(read_json_object(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+        folder, saved = Path(directory), read_saved(directory)
         polarizer = saved.load(folder / WEIGHTS_FILE)
         try:
             purified = cls(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from .build import build_polarizer
 from .config import FitConfig
 from .errors import InputError
+from .files import read_json_object
 from .history import History
 from .polarizers import Polarizer
 
@@ -101,3 +103,15 @@ class SavedPolarizer:
 
     def _build(self) -> Polarizer:
         return build_polarizer(self.structure, channels=self.channels, channel_dim=self.channel_dim, **self.options)
+
+
+def read_saved(directory: str | os.PathLike[str]) -> SavedPolarizer:
+    """The checked config of the polarizer in a folder.
+
+    Raises:
+        InputError: no polarizer there, or a config that is none.
+    """
+    folder = Path(directory)
+    if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise InputError(f"directory: {str(folder)!r} holds no polarizer, wanted {CONFIG_FILE} and {WEIGHTS_FILE}")
+    return SavedPolarizer(read_json_object(folder / CONFIG_FILE), str(folder / CONFIG_FILE))

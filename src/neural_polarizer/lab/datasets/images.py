@@ -1,0 +1,74 @@
+"""Image files read as input from strangers: known formats alone, bounded sizes, one clear error."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp")
+FORMATS = ("PNG", "JPEG", "PPM", "BMP", "WEBP")
+MAX_PIXELS = 64_000_000  # of one file; a decompression bomb claims more
+
+
+def image_files(directory: Path) -> list[Path]:
+    """All image files below a folder, sorted by path; links are not followed out of it."""
+    if not directory.is_dir():
+        raise InputError(f"images: {str(directory)!r} is no folder")
+    root = directory.resolve()
+    found = [p for p in directory.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+    found = sorted(p for p in found if p.resolve().is_relative_to(root))
+    if not found:
+        raise InputError(f"images: found no image in {str(directory)!r}, wanted {', '.join(SUFFIXES)}")
+    return found
+
+
+def read_image(path: Path, shape: Sequence[int] | None = None) -> Tensor:
+    """One image as (C, H, W) float in [0, 1]: RGB, or what `shape` (C, H, W) asks for, resized where it must be.
+
+    Raises:
+        InputError: not an image of a known format, damaged, or larger than anybody means.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    channels = shape[0] if shape else 3
+    if channels not in (1, 3):
+        raise InputError(f"images: files have 1 or 3 channels, the model wants {channels}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(path, formats=FORMATS) as file:
+                if file.width * file.height > MAX_PIXELS:
+                    raise InputError(f"{path}: found {file.width} x {file.height} pixels, too large an image")
+                pixels = file.convert("RGB" if channels == 3 else "L")
+        data = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
+    except InputError:
+        raise
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be read as an image ({error})") from None
+    image = data.view(pixels.height, pixels.width, channels).permute(2, 0, 1).float() / 255
+    if shape and tuple(image.shape) != tuple(shape):
+        size = (shape[1], shape[2])
+        image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+    return image
+
+
+def write_image(path: Path, image: Tensor) -> None:
+    """A (C, H, W) image in [0, 1] as an 8-bit PNG."""
+    import io
+
+    from PIL import Image
+
+    from ...files import write_atomically
+
+    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    array = pixels.permute(1, 2, 0).squeeze(-1).contiguous().numpy()
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, "png")
+    write_atomically(path, out.getvalue())
