@@ -69,3 +69,80 @@ def test_bad_requests_are_one_clear_error(arguments, message, tmp_path):
 
 def test_the_demo_keeps_its_promise_about_data():
     assert demo.CLEAN_SHARE <= 0.1
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A model folder, a polarizer for it and a folder of images, as the demo leaves them, in seconds."""
+    from neural_polarizer import FitConfig, purify
+    from neural_polarizer.lab.datasets.digits import digits
+    from neural_polarizer.lab.datasets.images import write_image
+    from neural_polarizer.models.zoo import build_model, save_model
+
+    out = tmp_path_factory.mktemp("scene")
+    options = {"classes": 10, "width": 4}
+    net = build_model("small_resnet", **options)
+    save_model(out / "model", net, "small_resnet", options)
+    images = digits().test.images[:7]
+    purified = purify(net, images, method="e-cnpd", layer="layer3", config=FitConfig(epochs=1), progress=False)
+    purified.polarizer.weight.data += 0.3
+    purified.save_pretrained(out / "polarizer")
+    (out / "images" / "below").mkdir(parents=True)
+    for i, image in enumerate(images):
+        write_image(out / "images" / ("below" if i % 2 else "") / f"{i}.png", image)
+    return out, purified, images
+
+
+def detect(out, *more: str):
+    return polarize(
+        "detect", "--polarizer", "polarizer", "--model", "model", "--images", "images", "--out", "s.csv", *more, cwd=out
+    )
+
+
+def test_detect(scene):
+    import csv
+
+    out, purified, images = scene
+    (out / "images" / "broken.png").write_bytes(b"no image")
+    done = detect(out, "--json")
+    (out / "images" / "broken.png").unlink()
+    assert done.returncode == 0, done.stderr
+    assert "skipped" in done.stderr
+    assert "broken.png" in done.stderr
+    rows = list(csv.DictReader((out / "s.csv").open()))
+    assert list(rows[0]) == ["path", "original_class", "purified_class", "score"]
+    assert len(rows) == 7
+    scores = [float(r["score"]) for r in rows]
+    assert scores == sorted(scores, reverse=True)
+    said = purified.predict(images)
+    for row in rows:
+        i = int(row["path"].split("/")[-1][0])
+        assert row["path"] == (f"below/{i}.png" if i % 2 else f"{i}.png")
+        assert float(row["score"]) == pytest.approx(said.score[i].item(), abs=0.05)  # 8-bit files
+        assert int(row["original_class"]) == said.original[i].argmax()
+    summary = json.loads(done.stdout)
+    assert summary["images"] == 7
+    assert summary["unreadable"] == 1
+    assert summary["suspect"] == sum(r["original_class"] != r["purified_class"] for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--polarizer", "nowhere"), "holds no polarizer"),
+        (("--model", "nowhere"), "model"),
+        (("--model", "polarizer"), "model.json"),
+        (("--images", "nowhere"), "is no folder"),
+        (("--out", "nowhere/s.csv"), "is no folder"),
+        (("--arch", "preact_resnet18"), "says 'small_resnet'"),
+    ],
+)
+def test_detect_bad_requests(scene, more, message):
+    out = scene[0]
+    (out / "s.csv").unlink(missing_ok=True)
+    done = detect(out, *more)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert not (out / "s.csv").exists()

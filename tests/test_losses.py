@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from neural_polarizer.losses import asr_loss, bn_loss, ce_loss, log_one_minus_p, max_loss
+from neural_polarizer.losses import asr_loss, bn_loss, ce_loss, kl_loss, log_one_minus_p, max_loss
 
 LOGITS = torch.tensor([[math.log(2), 0.0, 0.0]])
 
@@ -26,6 +26,12 @@ LOGITS = torch.tensor([[math.log(2), 0.0, 0.0]])
 )
 def test_by_hand(loss, classes, value):
     assert loss(LOGITS, torch.tensor([classes])).item() == pytest.approx(value, abs=1e-6)
+
+
+def test_kl_by_hand():
+    """KL((1/2, 1/4, 1/4) || uniform) = log 3 - 3/2 log 2; nothing where both agree."""
+    assert kl_loss(torch.zeros(1, 3), LOGITS).item() == pytest.approx(math.log(3) - 1.5 * math.log(2), abs=1e-6)
+    assert kl_loss(LOGITS + 5, LOGITS).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_mean_over_the_batch():

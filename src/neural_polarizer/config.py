@@ -45,6 +45,7 @@ class FitConfig:
             "none" (one for all), its "label" (an oracle), or "random".
         embedding: dimension d of e- and a-CNPD.
         lambda_bn, lambda_ce, lambda_max, lambda_asr: weights of the outer losses.
+        benign: L_bn is the cross-entropy with the "label", or the KL divergence from the "original" model's output.
         aim: L_ce aims at the polarized model's own "prediction" on the clean image, or at the "label".
         structure, rank, hidden: the polarizer (`polarizers.STRUCTURES`); rank for "low-rank", hidden for "relu".
         warmup_epochs, warmup_lr: first on clean images alone, with batch statistics.
@@ -77,6 +78,7 @@ class FitConfig:
     lambda_ce: float = 0.4
     lambda_max: float = 0.4
     lambda_asr: float = 0.4
+    benign: Literal["label", "original"] = "label"
     aim: Literal["prediction", "label"] = "prediction"
     structure: str = "full"
     rank: int = 8
@@ -97,6 +99,7 @@ class FitConfig:
             ("share", SHARES),
             ("step_rule", STEP_RULES),
             ("structure", STRUCTURES),
+            ("benign", ("label", "original")),
             ("aim", ("prediction", "label")),
             ("condition", ("target", "reached")),
             ("conditioning", CONDITIONINGS),

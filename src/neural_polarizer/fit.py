@@ -95,12 +95,12 @@ def purify(
     if isinstance(config.target, int) and config.target >= cut.classes:
         raise InputError(f"target: found {config.target}, wanted 0 to {cut.classes - 1}")
 
-    mean, var, predictions = measure(cut, images, config.batch_size)
+    mean, var, original = measure(cut, images, config.batch_size)
     structure, options = _structure(method, config, cut, seed)
     polarizer = build_polarizer(structure, channels=cut.channels, channel_dim=cut.channel_dim, **options).to(where)
     polarizer.start(mean, var)
     history = fit_per_batch(
-        cut, polarizer, images, predictions if labels is None else labels, predictions, config,
+        cut, polarizer, images, original.argmax(1) if labels is None else labels, original, config,
         seed=seed, progress=progress,
     )  # fmt: skip
     shape = (images.shape[1], images.shape[2], images.shape[3])
@@ -126,9 +126,9 @@ def _structure(method: str, config: FitConfig, cut: Cut, seed: int) -> tuple[str
 
 @torch.no_grad()
 def measure(cut: Cut, images: Tensor, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance (C,) of the activations at the cut over all images and positions; predictions (N,)."""
+    """Mean and variance (C,) of the activations at the cut over all images and positions; original logits (N, K)."""
     total = square = torch.zeros(cut.channels, dtype=torch.float64, device=images.device)
-    count, predictions = 0, []
+    count, logits = 0, []
 
     def note(m: Tensor) -> Tensor:
         nonlocal total, square, count
@@ -137,9 +137,9 @@ def measure(cut: Cut, images: Tensor, batch_size: int) -> tuple[Tensor, Tensor, 
         return m
 
     for batch in images.split(batch_size):
-        predictions.append(cut.edited(batch, note).argmax(1))
+        logits.append(cut.edited(batch, note))
     mean = total / count
-    return mean.float(), (square / count - mean.square()).clamp_min(0).float(), torch.cat(predictions)
+    return mean.float(), (square / count - mean.square()).clamp_min(0).float(), torch.cat(logits)
 
 
 def fit_per_batch(
@@ -147,7 +147,7 @@ def fit_per_batch(
     polarizer: Polarizer,
     images: Tensor,
     labels: Tensor,
-    predictions: Tensor,
+    original: Tensor,
     config: FitConfig,
     *,
     seed: int,
@@ -155,13 +155,14 @@ def fit_per_batch(
 ) -> History:
     """The schedule of the papers: for every batch, perturb it against the model as it is, then step.
 
-    `images` (N, C, H, W), `labels` and the original `predictions` (N,) are on the cut's device. Trains `polarizer`
+    `images` (N, C, H, W), `labels` (N,) and the `original` logits (N, K) are on the cut's device. Trains `polarizer`
     in place. For CNPD clean images carry the original prediction as their condition, perturbed ones their target.
     """
     order = torch.Generator().manual_seed(seed)
     conditional = isinstance(polarizer, ConditionalPolarizer)
     rule = config.target or ("random" if conditional else "runner-up")
     history, weights = History(), [config.lambda_bn, config.lambda_ce, config.lambda_max, config.lambda_asr]
+    predictions = original.argmax(1)
     warm_up(cut, polarizer, images, labels, predictions, config, order, progress)
     stepper = stepper_for(polarizer, config.lr, config)
     threat, how = config.threat(images.shape[1:]), config.descent()
@@ -195,9 +196,9 @@ def fit_per_batch(
             mismatch = []
             if sent is not None:
                 with torch.no_grad():
-                    original = cut.original(perturbed).argmax(1)
-                sent = original if config.condition == "reached" else sent
-                mismatch = [(original != sent).double().mean()]
+                    reached = cut.original(perturbed).argmax(1)
+                mismatch = [(reached != sent).double().mean()]
+                sent = reached if config.condition == "reached" else sent
 
             if stepper.by_rows and condition is not None and sent is not None:
                 g, local = stepper.take(torch.cat([condition, sent]))
@@ -213,7 +214,9 @@ def fit_per_batch(
             if target is None:  # untargeted: push away the wrong class that came out strongest
                 target = losses.without_class(logits.detach(), y).argmax(1)
             parts = [
-                losses.bn_loss(clean_logits, y),
+                losses.bn_loss(clean_logits, y)
+                if config.benign == "label"
+                else losses.kl_loss(clean_logits, original[rows]),
                 losses.ce_loss(logits, y if config.aim == "label" else prediction),
                 losses.max_loss(logits, y),
                 losses.asr_loss(logits, target),

@@ -39,6 +39,12 @@ def bn_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(_wide(logits), labels)
 
 
+def kl_loss(logits: Tensor, original: Tensor) -> Tensor:
+    """L_bn in another form (ours): KL(f(x) || f_θ(x)), which keeps the margins of clean images as well."""
+    after, before = _wide(logits).log_softmax(1), _wide(original).log_softmax(1)
+    return F.kl_div(after, before, reduction="batchmean", log_target=True)
+
+
 def asr_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """L_asr = -log(1 - p_T(x + δ)): takes the target's probability away."""
     return -log_one_minus_p(logits, targets).mean()

@@ -33,6 +33,7 @@ class SmallResNet(nn.Module):
 
     Args:
         width: channels of the first stage; doubled in each of the next two.
+        stride: of the first convolution; 2 for 32x32 images at the cost of 16x16 ones.
         seed: of the initial weights.
 
     Example:
@@ -40,11 +41,11 @@ class SmallResNet(nn.Module):
         torch.Size([2, 10])
     """
 
-    def __init__(self, *, classes: int, channels: int = 3, width: int = 16, seed: int = 0) -> None:
+    def __init__(self, *, classes: int, channels: int = 3, width: int = 16, stride: int = 1, seed: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):  # layers draw from the global generator: lend them a copy
             torch.manual_seed(seed)
-            self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
+            self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
             self.bn1 = nn.BatchNorm2d(width)
             self.layer1 = Block(width, width, 1)
             self.layer2 = Block(width, 2 * width, 2)
