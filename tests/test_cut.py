@@ -140,6 +140,16 @@ def test_list_layers():
     assert twice == {"stem", "fc"}
 
 
+def test_list_layers_bad_input():
+    for example, message in (
+        (images()[:, :2], "failed on images"),
+        (images() * 255, "wanted"),
+        (images()[0], "wanted"),
+    ):
+        with pytest.raises(InputError, match=message):
+            list_layers(make("plain"), example)
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_every_listed_layer_can_be_cut(name):
     net, x = make(name), images()

@@ -81,7 +81,7 @@ def test_every_structure_trains(structure):
     "options",
     [
         {"target": 2}, {"target": "none"}, {"target": "random"}, {"share": "batch"}, {"share": "target"}, {"norm": "l1"},
-        {"norm": "linf", "start": 0.2}, {"statistics": "batch"}, {"aim": "label"}, {"step_rule": "plain"}, {"benign": "original"}, {"schedule": "cosine"},
+        {"norm": "linf", "start": 0.2}, {"statistics": "batch"}, {"aim": "label"}, {"step_rule": "plain"}, {"benign": "original"}, {"schedule": "cosine"}, {"fool": "original"}, {"fool": "both"},
         {"lambda_bn": 0.0}, {"early_exit": None}, {"momentum": 0.0},
     ],
 )  # fmt: skip
@@ -191,6 +191,17 @@ def test_double_and_half_models():
     half = quick(copy.deepcopy(net).to(torch.bfloat16))(images().to(torch.bfloat16))
     assert half.dtype == torch.bfloat16
     assert half.isfinite().all()
+
+
+def test_another_device_means_a_copy_there():
+    """`cpu:0` is another name for the CPU, so the work takes the way that another device would take."""
+    net = make("plain")
+    before = snapshot(net)
+    purified = quick(net, device="cpu:0")
+    assert same(before, snapshot(net))
+    assert purified.base is net
+    here = quick(net).polarizer.state_dict()
+    assert all(torch.equal(v, here[k]) for k, v in purified.polarizer.state_dict().items())
 
 
 def test_divergence_is_noticed():

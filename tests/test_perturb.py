@@ -137,6 +137,21 @@ def test_early_exit_stops_exactly_when_enough_have_arrived():
     torch.testing.assert_close(out.images, one_less.images)
 
 
+def test_several_models_are_fooled_at_once():
+    """The gradient is that of the mean loss; the early exit waits for all of them."""
+    first, second = linear(0), linear(1)
+    how = Descent(steps=1, step=1e-3, rule="plain")
+    threat = Additive(radius=10.0)
+    inside = IMAGES * 0.5 + 0.25
+    both = descend(threat, lambda x: (first(x), second(x)), inside, TARGETS, how).parameters
+    alone = [descend(threat, f, inside, TARGETS, how).parameters for f in (first, second)]
+    torch.testing.assert_close(both, (alone[0] + alone[1]) / 2, atol=1e-6, rtol=1e-4)
+    how = Descent(steps=40, step=0.2, early_exit=1.0)
+    target = torch.ones(6, dtype=torch.long)
+    out = descend(threat, lambda x: (first(x), second(x)), inside, target, how).images
+    assert (first(out).argmax(1) == target).all() == (second(out).argmax(1) == target).all()
+
+
 def test_descent_is_written_over_any_threat_model():
     """A threat model that is not additive: one brightness factor per image. Nothing else is needed."""
     from neural_polarizer.perturb import ThreatModel

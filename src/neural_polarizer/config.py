@@ -40,6 +40,8 @@ class FitConfig:
         steps, step, step_rule, early_exit: the descent; see `Descent`.
         target: "runner-up" (the polarized model's, sample by sample), "random" (uniform over the wrong classes), a
             class index, "none" (untargeted), or None: the method's own, runner-up for NPD and random for CNPD.
+        fool: the inner problem fools the "polarized" model, the "original" one, or "both" (ours: under attack CNPD's
+            condition is the original model's prediction, so a perturbation that does not change it is none).
         condition: CNPD: perturbed images carry their "target", or the class that they "reached" in the original model.
         conditioning: CNPD, for the ablation: the class that stands for an image is what is "predicted" (and aimed at),
             "none" (one for all), its "label" (an oracle), or "random".
@@ -71,6 +73,7 @@ class FitConfig:
     step_rule: Literal["sign", "plain", "normalized"] = "sign"
     early_exit: float | None = 0.6
     target: Literal["runner-up", "random", "none"] | int | None = None
+    fool: Literal["polarized", "original", "both"] = "polarized"
     condition: Literal["target", "reached"] = "target"
     conditioning: Literal["predicted", "none", "label", "random"] = "predicted"
     embedding: int = 16
@@ -101,6 +104,7 @@ class FitConfig:
             ("structure", STRUCTURES),
             ("benign", ("label", "original")),
             ("aim", ("prediction", "label")),
+            ("fool", ("polarized", "original", "both")),
             ("condition", ("target", "reached")),
             ("conditioning", CONDITIONINGS),
             ("statistics", ("running", "batch")),

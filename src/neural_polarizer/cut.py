@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .checks import device_of, dtype_of, near
+from .checks import check_images, device_of, dtype_of, near
 from .errors import InputError
 
 Edit = Callable[[Tensor], Tensor]
@@ -74,6 +74,18 @@ def logits_of(output: Any) -> Tensor:
         found = f"{type(output).__name__}" + (f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else "")
         raise InputError(f"model: returned {found}, wanted logits (B, K) or an object that has .logits")
     return logits
+
+
+def _first_pass(view: nn.Module, example: Tensor) -> Tensor:
+    """Logits of the example; whatever the model raises is the input's fault and says so."""
+    try:
+        return logits_of(view(example))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"model: failed on images of shape {tuple(example.shape)} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _swap_first(value: Any, edit: Edit) -> tuple[Any, bool]:
@@ -267,13 +279,7 @@ class Cut:
             self._layer.register_forward_hook(behind, with_kwargs=True),
         ]
         try:
-            logits = logits_of(self.view(example))
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"model: failed on images of shape {tuple(example.shape)} ({type(error).__name__}: {error})"
-            ) from error
+            logits = _first_pass(self.view, example)
         finally:
             for handle in handles:
                 handle.remove()
@@ -330,5 +336,5 @@ def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
     for module in names:
         module.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():
-        logits_of(view(example.to(dtype_of(model))))
+        _first_pass(view, check_images("example", example).to(dtype_of(model)))
     return [info for name, info in found.items() if calls[name] == 1]

@@ -171,6 +171,13 @@ def fit_per_batch(
     def forward(g: Polarizer, x: Tensor, condition: Tensor | None) -> Tensor:
         return cut.edited(x, lambda m: applied(g, m, condition))
 
+    def fooled(x: Tensor, condition: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+        if config.fool == "polarized":
+            return forward(polarizer, x, condition)
+        if config.fool == "original":
+            return cut.original(x)
+        return cut.paired(x, lambda m, _: applied(polarizer, m, condition))
+
     epochs = Progress(config.epochs, "fit", enabled=progress)
     for epoch in epochs:
         if config.schedule == "cosine":
@@ -189,7 +196,7 @@ def fit_per_batch(
             sent = _condition(config, target, y, cut.classes, order) if conditional and target is not None else None
             polarizer.requires_grad_(False)
             perturbed = descend(
-                threat, partial(forward, polarizer, condition=sent), x, y if target is None else target, how,
+                threat, partial(fooled, condition=sent), x, y if target is None else target, how,
                 away=target is None,
             ).images  # fmt: skip
             polarizer.requires_grad_(True)

@@ -18,7 +18,7 @@ Example:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -152,9 +152,14 @@ def _units(share: Share, targets: Tensor) -> tuple[Tensor, int]:
     return units, len(classes)
 
 
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide, targets, reduction="none")
+
+
 def descend(
     threat: ThreatModel,
-    forward: Callable[[Tensor], Tensor] | nn.Module,
+    forward: Callable[[Tensor], Tensor | Sequence[Tensor]] | nn.Module,
     images: Tensor,
     targets: Tensor,
     how: Descent,
@@ -165,7 +170,8 @@ def descend(
 
     Args:
         threat: what a perturbation is.
-        forward: images (B, C, H, W) -> logits (B, K); parameters that want gradients get none here.
+        forward: images (B, C, H, W) -> logits (B, K), or a sequence of them, all of which are to be fooled (the
+            losses are averaged). Parameters that want gradients get none here.
         images: clean images in [0, 1].
         targets: class indices (B,) to send the images to.
         how: steps, step size, rule, early exit.
@@ -179,16 +185,15 @@ def descend(
     with torch.enable_grad():
         for step in range(how.steps):
             parameters = parameters.detach().requires_grad_()
-            logits = forward(threat.act(parameters[units], images))
+            told = forward(threat.act(parameters[units], images))
+            views = [told] if isinstance(told, Tensor) else list(told)
             if how.early_exit is not None and step:
-                reached = (logits.argmax(1) == targets) != away
+                reached = torch.stack([(z.argmax(1) == targets) != away for z in views]).all(0)
                 done = done | (reached.double().mean() >= how.early_exit)
                 if images.device.type == "cpu" and done:  # elsewhere a mask, so that nobody waits for the device
                     break
-            loss = F.cross_entropy(
-                logits.float() if logits.dtype != torch.float64 else logits, targets, reduction="none"
-            )
-            (gradient,) = torch.autograd.grad((loss * weight).sum(), parameters)
+            loss = sum((_cross_entropy(z, targets) for z in views), torch.zeros_like(weight))
+            (gradient,) = torch.autograd.grad((loss * weight).sum() / len(views), parameters)
             with torch.no_grad():
                 sign = 1.0 if away else -1.0
                 moved = threat.project(parameters + sign * how.step * how.direction(gradient), aligned)

@@ -39,7 +39,7 @@ def build_model(arch: str, **options: Any) -> nn.Module:
 
     Example:
         >>> sum(p.numel() for p in build_model("small_resnet", classes=10, width=8).parameters())
-        20298
+        19954
     """
     check_choice("arch", arch, ARCHITECTURES)
     known = inspect.signature(ARCHITECTURES[arch]).parameters
