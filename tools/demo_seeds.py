@@ -56,7 +56,7 @@ def main() -> int:
                 failures += 1
                 print(f"  broken: {method}, seed {seed}: {rule}", file=sys.stderr, flush=True)
             seconds = {"train": scene.seconds, "purify": result.seconds}
-            records.append({**metrics, "seconds": seconds, "seed": seed, "setting": setting(scene, seed)})
+            records.append({**metrics, "seconds": seconds, "seed": seed, "setting": setting(scene, seed, method)})
     write_atomically(options.out, json.dumps(records, indent=1) + "\n")
     print(f"{len(records)} runs, {failures} promises broken; records in {options.out}")
     return int(failures > 0)

@@ -51,6 +51,10 @@ def draw(rows: int, columns: int, seed: int) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), device="cpu").to(where)
 
 
+def _floored(var: Tensor) -> Tensor:
+    return torch.maximum(var, VARIANCE_FLOOR * var.detach().median())
+
+
 class ChannelNorm(nn.Module):
     """BatchNorm over the channels of any layout, foldable, with its statistics said by name and not by mode.
 
@@ -75,7 +79,7 @@ class ChannelNorm(nn.Module):
     def start_at(self, mean: Tensor, var: Tensor) -> None:
         """Take statistics (C,) and become exactly the identity: γ = sqrt(σ² + ε), β = μ."""
         self.running_mean.copy_(mean)
-        self.running_var.copy_(torch.maximum(var, VARIANCE_FLOOR * var.median()))
+        self.running_var.copy_(_floored(var))
         self.weight.copy_((self.running_var + self.eps).sqrt())
         self.bias.copy_(self.running_mean)
 
@@ -97,7 +101,7 @@ class ChannelNorm(nn.Module):
         count = z.numel() // z.shape[channel_dim]
         if count < 2:  # one vector has no variance: a last batch of one image keeps the running statistics
             return self.affine()
-        mean, var = z.mean(dims), z.var(dims, unbiased=False)
+        mean, var = z.mean(dims), _floored(z.var(dims, unbiased=False))
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)

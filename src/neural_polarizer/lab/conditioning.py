@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config import CONDITIONINGS, FitConfig
 from ..fit import purify
 from ..polarized import PolarizedModel
-from .demo import CONFIG, LAYER, Scene, backdoored_digits, setting
+from .demo import LAYER, Scene, augmented, backdoored_digits, config_for, setting
 from .evaluate import evaluate, evaluation_of
 
 METHODS = ("r-cnpd", "e-cnpd", "a-cnpd")
@@ -43,9 +43,11 @@ def _predictions(purified: PolarizedModel, images: Tensor, labels: Tensor, kind:
     return purified(images, condition).argmax(1)
 
 
-def _record(scene: Scene, method: str, kind: str, seed: int, config: FitConfig, progress: bool) -> dict[str, Any]:
-    config = replace(config, conditioning=kind)  # type: ignore[arg-type]
-    clean, test, classes = (scene.clean.images, scene.clean.labels), scene.data.test, len(scene.data.classes)
+def _record(
+    scene: Scene, method: str, kind: str, seed: int, config: FitConfig | None, progress: bool
+) -> dict[str, Any]:
+    config = replace(config or config_for(method), conditioning=kind)  # type: ignore[arg-type]
+    clean, test, classes = augmented(scene.clean, seed), scene.data.test, len(scene.data.classes)
     purified = purify(scene.model, clean, method=method, layer=LAYER, config=config, seed=seed, progress=progress)
     if method == "npd":
         after = evaluate(purified, test, scene.attack, classes)
@@ -65,7 +67,7 @@ def _record(scene: Scene, method: str, kind: str, seed: int, config: FitConfig, 
 
 
 def run_conditioning(
-    seeds: Iterable[int], *, config: FitConfig = CONFIG, progress: bool = True
+    seeds: Iterable[int], *, config: FitConfig | None = None, progress: bool = True
 ) -> list[dict[str, Any]]:
     """One record per seed, method and condition."""
     records = []
