@@ -118,6 +118,19 @@ def test_one_vector_keeps_the_running_statistics():
     assert torch.equal(polarizer.norm.running_var, before)
 
 
+def test_dead_channel_keeps_its_floor_in_batch_statistics():
+    """Warm-up must not normalise a dead channel by nothing: what first lights it up would be blown up."""
+    polarizer, m = polarizer_for("full", "map")
+    m[:, 2] = 0
+    polarizer.start(*statistics(m, 1))
+    with polarizer.batch_statistics():
+        for _ in range(50):
+            polarizer(m)
+    lit = m.clone()
+    lit[:, 2] = 1
+    torch.testing.assert_close(polarizer(lit)[:, 2], lit[:, 2], atol=0.05, rtol=0)
+
+
 def test_dead_channel_gets_a_floor():
     polarizer, m = polarizer_for("full", "map")
     m[:, 2] = 0

@@ -31,6 +31,13 @@ def test_the_core_is_small():
     assert done.returncode == 0, done.stdout
 
 
+def test_the_tables_are_what_the_records_say():
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "tables.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_the_inference_benchmark_runs(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "inference.py", "--width", "8", "--batch", "8", "--repeats", "3"]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .cut import list_layers
     from .errors import InputError
     from .fit import FitDiverged, purify
-    from .normalization import with_normalization
+    from .models.normalization import with_normalization
     from .polarized import PolarizedModel
 
 _ROOMS = {
@@ -21,7 +21,7 @@ _ROOMS = {
     "PolarizedModel": "polarized",
     "list_layers": "cut",
     "purify": "fit",
-    "with_normalization": "normalization",
+    "with_normalization": "models.normalization",
 }
 
 __all__ = [

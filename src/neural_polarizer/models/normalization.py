@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import device_of, dtype_of
-from .errors import InputError
+from ..checks import device_of, dtype_of
+from ..errors import InputError
 
 
 class Normalized(nn.Module):

@@ -1,0 +1,112 @@
+"""Write the tables of README and docs from the committed records: `python tools/tables.py [--check]`.
+
+Each table stands between `<!-- NAME -->` and `<!-- end -->`; `--check` fails where a page is not what the records say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from neural_polarizer.lab.conditioning import summary
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+
+
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def said(setting: dict[str, Any], *names: str) -> str:
+    return "; ".join(f"{name}: {setting[name]}" for name in names)
+
+
+DEMO = (
+    "data", "train images", "test images", "clean images", "copies of each", "architecture", "attack",
+    "poisoning ratio", "layer", "machine",
+)  # fmt: skip
+
+
+def demo_table(records: list[dict[str, Any]]) -> str:
+    """What `make demo` prints: NPD, seed 0."""
+    (r,) = [r for r in records if r["method"] == "npd" and r["seed"] == 0]
+    rows: list[tuple[str, ...]] = [("", "ACC", "ASR", "RA", "DER", "parameters added", "seconds")]
+    before, after = ([f"{r[when][k]:.1%}" for k in ("acc", "asr", "ra")] for when in ("before", "after"))
+    rows.append(("before", *before, "", "", ""))
+    rows.append(("after npd", *after, f"{r['der']:.3f}", f"{r['parameters']:,}", f"{r['seconds']['purify']:.0f}"))
+    return f"{markdown(rows)}\n\n({said(r['setting'], *DEMO)}.)"
+
+
+def demo_seeds(records: list[dict[str, Any]]) -> str:
+    head = (
+        "method",
+        "seed",
+        "ACC before",
+        "ASR before",
+        "ACC",
+        "ASR",
+        "RA",
+        "DER",
+        "AUROC",
+        "TPR at 5 % FPR",
+        "parameters",
+    )
+    rows: list[tuple[str, ...]] = [head]
+    for r in sorted(records, key=lambda r: (["npd", "r-cnpd", "e-cnpd", "a-cnpd"].index(r["method"]), r["seed"])):
+        b, a = r["before"], r["after"]
+        rates = (b["acc"], b["asr"], a["acc"], a["asr"], a["ra"], r["der"], r["auroc"], r["tpr_at_5_fpr"])
+        rows.append((r["method"], str(r["seed"]), *(f"{x:.3f}" for x in rates), f"{r['parameters']:,}"))
+    configs = {name: config for r in records for name, config in r["setting"]["config"].items()}
+    told = "\n".join(f"- `{name}`: `{json.dumps(config)}`" for name, config in configs.items())
+    versions = records[0]["setting"]["versions"]
+    return f"{markdown(rows)}\n\n{said(records[0]['setting'], *DEMO)}; versions: {versions}.\n\nSettings:\n\n{told}"
+
+
+def conditioning(records: list[dict[str, Any]]) -> str:
+    seeds = sorted({r["seed"] for r in records})
+    told = said(records[0]["setting"], *DEMO)
+    return f"{markdown(summary(records))}\n\n{told}; seeds: {seeds}. Mean ± standard deviation over the seeds."
+
+
+def inference(record: dict[str, Any]) -> str:
+    rows: list[tuple[str, ...]] = [("cut", "model", "time / base", "95 %", "bar")]
+    for r in record["rows"]:
+        bar = "" if r["bar"] is None else f"{r['bar']:.3f}"
+        rows.append((r["cut"], r["model"], f"{r['ratio']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}", bar))
+    return f"{markdown(rows)}\n\n{'; '.join(f'{k}: {v}' for k, v in record['setting'].items())}."
+
+
+TABLES = (
+    ("README.md", "demo-table", "demo.json", demo_table),
+    ("docs/results.md", "demo-seeds", "demo.json", demo_seeds),
+    ("docs/results.md", "conditioning", "conditioning.json", conditioning),
+    ("docs/results.md", "inference", "inference.json", inference),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for page, name, source, table in TABLES:
+        path, start = ROOT / page, f"<!-- {name} -->\n"
+        before, rest = path.read_text(encoding="utf-8").split(start)
+        after = rest[rest.index("<!-- end -->") :]
+        text = f"{before}{start}\n{table(json.loads((RESULTS / source).read_text()))}\n\n{after}"
+        if check and text != path.read_text(encoding="utf-8"):
+            stale.append(f"{page}: {name}")
+        elif not check:
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        print("stale tables, run python tools/tables.py:", ", ".join(stale), file=sys.stderr)
+    return int(bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
