@@ -218,3 +218,25 @@ def test_works_on_a_hugging_face_model():
     )
     assert purified.cut.kind == "graph"
     assert purified.predict(x).score.shape == (8,)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_bits_with_two_threads_at_a_size_where_they_work(method):
+    """Universal perturbations and class conditions add up over the batch: in the same order each time."""
+    from neural_polarizer.lab.datasets.digits import digits
+    from neural_polarizer.models.small_resnet import SmallResNet
+
+    clean = digits(size=32).train.take(torch.arange(143))
+    config = FitConfig(epochs=2, warmup_epochs=1, batch_size=143, share="target", target="random", steps=2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        runs = [
+            purify(SmallResNet(classes=10, stride=2), (clean.images, clean.labels), method=method, layer="layer3",
+                   config=config, progress=False, capture="hooks").polarizer.state_dict()
+            for _ in range(3)
+        ]  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
+    for other in runs[1:]:
+        assert all(torch.equal(v, other[k]) for k, v in runs[0].items())

@@ -81,11 +81,18 @@ def inference(record: dict[str, Any]) -> str:
     return f"{markdown(rows)}\n\n{'; '.join(f'{k}: {v}' for k, v in record['setting'].items())}."
 
 
+def replicated(record: dict[str, Any]) -> str:
+    rows: list[tuple[str, ...]] = [("what", "figure")]
+    rows += [(k, f"{v:.2f}" if isinstance(v, float) else str(v)) for k, v in record.items() if k != "setting"]
+    return f"{markdown(rows)}\n\n{'; '.join(f'{k}: {v}' for k, v in record['setting'].items())}."
+
+
 TABLES = (
     ("README.md", "demo-table", "demo.json", demo_table),
     ("docs/results.md", "demo-seeds", "demo.json", demo_seeds),
     ("docs/results.md", "conditioning", "conditioning.json", conditioning),
     ("docs/results.md", "inference", "inference.json", inference),
+    ("docs/results.md", "replicated", "replicated.json", replicated),
 )
 
 

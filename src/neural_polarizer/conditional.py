@@ -67,7 +67,9 @@ class Replicated(ConditionalPolarizer):
             return mix_by_class(m, self.weight, scale, shift, condition, self.channel_dim)
         z = mix_by_class(m, self.weight, None, None, condition, self.channel_dim)
         scale, shift = self.norm.batch_affine(z, self.channel_dim)
-        return z * along(scale[condition], z, self.channel_dim) + along(shift[condition], z, self.channel_dim)
+        return z * along(scale.index_select(0, condition), z, self.channel_dim) + along(
+            shift.index_select(0, condition), z, self.channel_dim
+        )
 
     def rows(self, classes: Tensor) -> Replicated:
         """The copies of some classes (R,) as a polarizer of their own, statistics shared with this one."""
@@ -86,7 +88,7 @@ def mix_by_class(
     channels, count = weight.shape[-1], len(m)
     order = condition.argsort(stable=True)
     present, sizes = condition[order].unique_consecutive(return_counts=True)
-    ordered = m[order]
+    ordered = m.index_select(0, order)  # here and below not [order], whose backward is not the same bits each time
     out: list[Tensor] = []
     if 4 * len(present) <= max(count, 8):
         for c, group in zip(present.tolist(), ordered.split(sizes.tolist()), strict=True):
@@ -97,12 +99,12 @@ def mix_by_class(
         for group, classes in zip(ordered.split(chunk), condition[order].split(chunk), strict=True):
             # (b, positions, C) whatever the layout, one matrix product per image
             flat = group.movedim(channel_dim, -1).reshape(len(group), -1, channels)
-            product = flat @ weight[classes].mT
+            product = flat @ weight.index_select(0, classes).mT
             if scale is not None and shift is not None:
-                product = product * scale[classes][:, None] + shift[classes][:, None]
+                product = product * scale.index_select(0, classes)[:, None] + shift.index_select(0, classes)[:, None]
             shape = group.movedim(channel_dim, -1).shape
             out.append(product.reshape(shape).movedim(-1, channel_dim))
-    return torch.cat(out)[order.argsort()]
+    return torch.cat(out).index_select(0, order.argsort())
 
 
 class Embedded(ConditionalPolarizer):
@@ -129,7 +131,7 @@ class Embedded(ConditionalPolarizer):
 
     def given(self, m: Tensor, condition: Tensor) -> Tensor:
         own, added = self.weight.split((self.channels, self.dim), dim=1)
-        bias = self.embedding[condition] @ added.T  # (B, C)
+        bias = self.embedding.index_select(0, condition) @ added.T  # (B, C)
         if self.norm.statistics == "running":
             scale, shift = self.norm.affine()
             out = mix(m, scale[:, None] * own, shift, self.channel_dim)
@@ -168,7 +170,7 @@ class Attentive(ConditionalPolarizer):
         """s (B, C), positive, with mean 1 over the channels."""
         rows = m.movedim(self.channel_dim, -1)
         pooled = rows.reshape(len(m), -1, self.channels).mean(1)  # (B, C)
-        query = self.embedding[condition] @ self.query.T / math.sqrt(self.dim)  # (B, d)
+        query = self.embedding.index_select(0, condition) @ self.query.T / math.sqrt(self.dim)  # (B, d)
         score = pooled * (query @ self.key_scale.T) + query @ self.key_shift.T
         return self.channels * score.softmax(1)
 
