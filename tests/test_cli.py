@@ -20,7 +20,7 @@ def test_demo_end_to_end(tmp_path):
     done = polarize("demo", "--out", "here/demo", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "here" / "demo"
-    assert sorted(p.name for p in out.iterdir()) == ["metrics.json", "polarizer", "report.html"]
+    assert sorted(p.name for p in out.iterdir()) == ["images", "metrics.json", "model", "polarizer", "report.html"]
     metrics = json.loads((out / "metrics.json").read_text())
     before, after = metrics["before"], metrics["after"]
     assert before["acc"] >= 0.95
