@@ -136,7 +136,8 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*row)
-    Console().print(table)
+    # A file or a pipe has no width: nothing is cut off there.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def main() -> None:
