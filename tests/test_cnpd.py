@@ -103,6 +103,29 @@ def test_conditions_in_training_are_prediction_and_target(monkeypatch):
     assert (targets[0] != y[order]).all()
 
 
+@pytest.mark.parametrize("condition", ["target", "reached"])
+@pytest.mark.parametrize("conditioning", ["none", "label"])
+def test_the_ablation_conditions_every_pass(monkeypatch, condition, conditioning):
+    """Whatever perturbed images reach: under the ablation all images carry one class, or their label."""
+    seen = []
+    given = Embedded.given
+    monkeypatch.setattr(Embedded, "given", lambda self, m, c: (seen.append(c.clone()), given(self, m, c))[1])
+    config = FitConfig(
+        epochs=1,
+        warmup_epochs=1,
+        batch_size=6,
+        steps=2,
+        early_exit=None,
+        condition=condition,
+        conditioning=conditioning,
+    )
+    y = labels(6)
+    quick(make("plain"), (images(6), y), method="e-cnpd", config=config)
+    assert len(seen) == 5
+    for c in seen:
+        assert torch.equal(c.sort().values, torch.zeros_like(y) if conditioning == "none" else y.sort().values)
+
+
 def test_targets_cover_every_wrong_class_evenly():
     y = torch.arange(5).repeat(2000)
     drawn = fit._targets("random", None, y, 5, torch.Generator().manual_seed(0))

@@ -204,8 +204,9 @@ def fit_per_batch(
             if sent is not None:
                 with torch.no_grad():
                     reached = cut.original(perturbed).argmax(1)
-                mismatch = [(reached != sent).double().mean()]
-                sent = reached if config.condition == "reached" else sent
+                mismatch = [(reached != target).double().mean()]
+                if config.condition == "reached":
+                    sent = _condition(config, reached, y, cut.classes, order)
 
             if stepper.by_rows and condition is not None and sent is not None:
                 g, local = stepper.take(torch.cat([condition, sent]))

@@ -18,7 +18,7 @@ def test_conditions():
 
 
 def test_every_cell_is_there():
-    config = replace(CONFIG, epochs=2, warmup_epochs=0, steps=1, lr=0.1, batch_size=32)
+    config = replace(CONFIG, epochs=2, warmup_epochs=0, steps=1, lr=0.03, batch_size=32)
     records = conditioning.run_conditioning([0], config=config, progress=False)
     assert len(records) == 1 + 3 * 4
     table = conditioning.summary(records)
