@@ -201,10 +201,10 @@ def fit_per_batch(
             ).images  # fmt: skip
             polarizer.requires_grad_(True)
             mismatch = []
-            if sent is not None:
+            if sent is not None and target is not None:
                 with torch.no_grad():
                     reached = cut.original(perturbed).argmax(1)
-                mismatch = [(reached != target).double().mean()]
+                mismatch = [reached.ne(target).double().mean()]
                 if config.condition == "reached":
                     sent = _condition(config, reached, y, cut.classes, order)
 
