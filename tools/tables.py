@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_polarizer.lab.conditioning import summary
+from neural_polarizer.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -57,7 +58,7 @@ def demo_seeds(records: list[dict[str, Any]]) -> str:
         "parameters",
     )
     rows: list[tuple[str, ...]] = [head]
-    for r in sorted(records, key=lambda r: (["npd", "r-cnpd", "e-cnpd", "a-cnpd"].index(r["method"]), r["seed"])):
+    for r in sorted(records, key=lambda r: (METHODS.index(r["method"]), r["seed"])):
         b, a = r["before"], r["after"]
         rates = (b["acc"], b["asr"], a["acc"], a["asr"], a["ra"], r["der"], r["auroc"], r["tpr_at_5_fpr"])
         rows.append((r["method"], str(r["seed"]), *(f"{x:.3f}" for x in rates), f"{r['parameters']:,}"))

@@ -86,11 +86,12 @@ def detect(
 ) -> None:
     """Tell which images of a folder carry a trigger: the original and the purified prediction differ."""
     from .checks import usable_device
-    from .lab.detect import detect_folder, write_suspects
+    from .lab.detect import check_out, detect_folder, write_suspects
     from .models.zoo import load_model
     from .polarized import PolarizedModel
     from .saved import read_saved
 
+    check_out(out)
     usable_device("device", device)
     base = load_model(model, arch=arch, width=width, classes=read_saved(polarizer).classes)
     purified = PolarizedModel.from_pretrained(base.to(device), polarizer)

@@ -168,6 +168,9 @@ def fit_per_batch(
     threat, how = config.threat(images.shape[1:]), config.descent()
     names = [*PARTS, "clean_accuracy", "reached", *(["mismatch"] if conditional else [])]
 
+    def standing(natural: Tensor, y: Tensor) -> Tensor:
+        return condition_for(config.conditioning, natural, y, cut.classes, order)
+
     def forward(g: Polarizer, x: Tensor, condition: Tensor | None) -> Tensor:
         return cut.edited(x, lambda m: applied(g, m, condition))
 
@@ -185,7 +188,7 @@ def fit_per_batch(
         sums = torch.zeros(len(names), dtype=torch.float64, device=images.device)
         for rows in _batches(len(images), config.batch_size, order, images.device):
             x, y = images[rows], labels[rows]
-            condition = _condition(config, predictions[rows], y, cut.classes, order) if conditional else None
+            condition = standing(predictions[rows], y) if conditional else None
             clean_logits = None
             if rule == "runner-up" or not stepper.by_rows:
                 # Copies are handed out once it is known which a step needs: until then a look, without gradients.
@@ -193,7 +196,7 @@ def fit_per_batch(
                 with polarizer.batch_statistics(own), torch.set_grad_enabled(not stepper.by_rows):
                     clean_logits = forward(polarizer, x, condition)
             target = _targets(rule, clean_logits, y, cut.classes, order)
-            sent = _condition(config, target, y, cut.classes, order) if conditional and target is not None else None
+            sent = standing(target, y) if conditional and target is not None else None
             polarizer.requires_grad_(False)
             perturbed = descend(
                 threat, partial(fooled, condition=sent), x, y if target is None else target, how,
@@ -206,7 +209,7 @@ def fit_per_batch(
                     reached = cut.original(perturbed).argmax(1)
                 mismatch = [reached.ne(target).double().mean()]
                 if config.condition == "reached":
-                    sent = _condition(config, reached, y, cut.classes, order)
+                    sent = standing(reached, y)
 
             if stepper.by_rows and condition is not None and sent is not None:
                 g, local = stepper.take(torch.cat([condition, sent]))
@@ -262,7 +265,7 @@ def warm_up(
         for rows in _batches(len(images), config.batch_size, order, images.device):
             y, condition = labels[rows], None
             if isinstance(polarizer, ConditionalPolarizer):
-                condition = _condition(config, predictions[rows], y, cut.classes, order)
+                condition = condition_for(config.conditioning, predictions[rows], y, cut.classes, order)
             g, condition = stepper.take(condition)
             with g.batch_statistics():
                 logits = cut.edited(images[rows], partial(applied, g, condition=condition))
@@ -283,13 +286,16 @@ def _targets(
     return other if isinstance(rule, str) else torch.where(labels == rule, other, rule)  # T must not be y
 
 
-def _condition(config: FitConfig, natural: Tensor, labels: Tensor, classes: int, order: torch.Generator) -> Tensor:
-    """The class that stands for each image (B,): `natural`, but for the ablation of conditioning."""
-    if config.conditioning == "label":
+def condition_for(kind: str, natural: Tensor, labels: Tensor, classes: int, order: torch.Generator) -> Tensor:
+    """The class that stands for each image (B,): `natural`, but for the ablation of conditioning.
+
+    `kind` is a value of `FitConfig.conditioning`; `order` is drawn from for "random" alone.
+    """
+    if kind == "label":
         return labels
-    if config.conditioning == "none":
+    if kind == "none":
         return torch.zeros_like(labels)
-    if config.conditioning == "random":
+    if kind == "random":
         return torch.randint(classes, labels.shape, generator=order).to(labels.device)
     return natural
 

@@ -181,11 +181,11 @@ def descend(
     aligned = images if threat.share == "sample" else None
     weight = 1 / torch.bincount(units, minlength=count).to(images.dtype)[units]  # mean within each unit
     parameters = threat.begin(count, images)
-    # index_select and not [units]: the backward of the latter adds in whatever order the threads come.
     done = torch.zeros((), dtype=torch.bool, device=images.device)
     with torch.enable_grad():
         for step in range(how.steps):
             parameters = parameters.detach().requires_grad_()
+            # index_select and not [units]: the backward of the latter adds in whatever order the threads come.
             told = forward(threat.act(parameters.index_select(0, units), images))
             views = [told] if isinstance(told, Tensor) else list(told)
             if how.early_exit is not None and step:

@@ -203,10 +203,14 @@ class PolarizedModel(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._cut, self._lock = None, threading.Lock()
 
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """Parameters of the polarizer, and of everything, under PEFT's name."""
+        own = sum(p.numel() for p in self.polarizer.parameters())
+        return own, own + sum(p.numel() for p in self.base.parameters())
+
     def print_trainable_parameters(self) -> None:
         """Print what the polarizer costs, as PEFT does."""
-        own = sum(p.numel() for p in self.polarizer.parameters())
-        everything = own + sum(p.numel() for p in self.base.parameters())
+        own, everything = self.get_nb_trainable_parameters()
         print(f"trainable params: {own:,} || all params: {everything:,} || trainable%: {100 * own / everything:.4f}")
 
     # ---- on disk ----

@@ -15,24 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..build import METHOD_STRUCTURE
 from ..config import CONDITIONINGS, FitConfig
-from ..fit import purify
+from ..fit import condition_for, purify
 from ..polarized import PolarizedModel
 from .demo import LAYER, Scene, augmented, backdoored_digits, config_for, setting
 from .evaluate import evaluate, evaluation_of
 
-METHODS = ("r-cnpd", "e-cnpd", "a-cnpd")
+METHODS = tuple(METHOD_STRUCTURE)  # the conditional ones
 
 
 def conditions(kind: str, predicted: Tensor, labels: Tensor, classes: int, seed: int) -> Tensor:
     """The class (N,) that stands for each image at test time, as `FitConfig.conditioning` has it in training."""
-    if kind == "predicted":
-        return predicted
-    if kind == "label":
-        return labels
-    if kind == "none":
-        return torch.zeros_like(labels)
-    return torch.randint(classes, labels.shape, generator=torch.Generator().manual_seed(seed))
+    return condition_for(kind, predicted, labels, classes, torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
@@ -59,8 +54,8 @@ def _record(
         "method": method,
         "condition": "-" if method == "npd" else kind,
         "seed": seed,
-        "parameters": sum(p.numel() for p in purified.polarizer.parameters()),
-        "before": evaluate(scene.model, test, scene.attack, classes).to_dict(),
+        "parameters": purified.get_nb_trainable_parameters()[0],
+        "before": scene.before.to_dict(),
         "after": after.to_dict(),
         "setting": {**setting(scene, seed), "config": config.to_dict()},
     }

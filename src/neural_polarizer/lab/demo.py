@@ -18,7 +18,7 @@ from ..checks import usable_device
 from ..config import FitConfig
 from ..files import make_directory, write_atomically
 from ..fit import purify
-from ..metrics import attackable, auroc, defence_effectiveness, tpr_at_fpr
+from ..metrics import attackable, auroc, defence_effectiveness, der_ceiling, tpr_at_fpr
 from ..models.small_resnet import SmallResNet
 from ..models.zoo import save_model
 from ..polarized import PolarizedModel
@@ -79,6 +79,7 @@ class Scene:
     attack: BadNets
     data: ImageData
     clean: Split
+    before: Evaluation
     seconds: float
 
 
@@ -116,10 +117,10 @@ def backdoored_digits(seed: int, *, device: str = "cpu", progress: bool = True) 
     start = time.perf_counter()
     on_device = Split(poisoned.images.to(device), poisoned.labels.to(device))
     train(model, on_device, epochs=EPOCHS, seed=seed, progress=progress, name="train the backdoored network")
-    moved = ImageData(
-        data.name, data.train, Split(data.test.images.to(device), data.test.labels.to(device)), data.classes
-    )
-    return Scene(model, attack, moved, clean, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    test = Split(data.test.images.to(device), data.test.labels.to(device))
+    before = evaluate(model, test, attack, len(data.classes))
+    return Scene(model, attack, ImageData(data.name, data.train, test, data.classes), clean, before, seconds)
 
 
 def augmented(clean: Split, seed: int) -> tuple[Tensor, Tensor]:
@@ -131,8 +132,6 @@ def augmented(clean: Split, seed: int) -> tuple[Tensor, Tensor]:
 
 def defend(scene: Scene, method: str, seed: int, *, progress: bool = True) -> Result:
     """Purify the scene's network from its clean images, and measure."""
-    classes = len(scene.data.classes)
-    before = evaluate(scene.model, scene.data.test, scene.attack, classes)
     start = time.perf_counter()
     purified = purify(
         scene.model,
@@ -145,17 +144,17 @@ def defend(scene: Scene, method: str, seed: int, *, progress: bool = True) -> Re
     )
     seconds = time.perf_counter() - start
     test = scene.data.test
-    after = evaluate(purified, test, scene.attack, classes)
+    after = evaluate(purified, test, scene.attack, len(scene.data.classes))
     counted = test.take(attackable(test.labels, scene.attack.target))
     clean_scores = purified.predict(test.images).score
     triggered_scores = purified.predict(scene.attack.trigger(counted.images)).score
     return Result(
         method=method,
         purified=purified,
-        before=before,
+        before=scene.before,
         after=after,
         seconds=seconds,
-        parameters=sum(p.numel() for p in purified.polarizer.parameters()),
+        parameters=purified.get_nb_trainable_parameters()[0],
         clean_images=len(scene.clean),
         auroc=auroc(clean_scores, triggered_scores),
         tpr_at_5_fpr=tpr_at_fpr(clean_scores, triggered_scores),
@@ -281,7 +280,7 @@ def report_of(scene: Scene, results: Sequence[Result], described: dict[str, Any]
         notes=(
             f"ACC over {best.after.images} clean test images; ASR (lower is better) and RA (higher is better) over the "
             f"{best.after.triggered} triggered ones whose true class is not the target. DER at most "
-            f"{(best.before.asr + 1) / 2:.3f} for an attack of this strength. AUROC: telling triggered from "
+            f"{der_ceiling(best.before.asr):.3f} for an attack of this strength. AUROC: telling triggered from "
             "clean images by how much of the original class the polarizer took away.",
         ),
     )

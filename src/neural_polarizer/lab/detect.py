@@ -58,6 +58,12 @@ def detect_folder(
     return sorted(found, key=lambda s: (-s.score, s.path)), unreadable
 
 
+def check_out(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work and not after it."""
+    if not path.parent.is_dir():
+        raise InputError(f"out: {str(path.parent)!r} is no folder")
+
+
 def write_suspects(path: Path, suspects: list[Suspect]) -> None:
     """One row per image as CSV."""
     out = io.StringIO()
@@ -65,6 +71,4 @@ def write_suspects(path: Path, suspects: list[Suspect]) -> None:
     writer.writerow(COLUMNS)
     for s in suspects:
         writer.writerow([s.path, s.original_class, s.purified_class, f"{s.score:.6f}"])
-    if not path.parent.is_dir():
-        raise InputError(f"out: {str(path.parent)!r} is no folder")
     write_atomically(path, out.getvalue())
