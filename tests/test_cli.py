@@ -83,7 +83,7 @@ def scene(tmp_path_factory):
     options = {"classes": 10, "width": 4}
     net = build_model("small_resnet", **options)
     save_model(out / "model", net, "small_resnet", options)
-    images = digits().test.images[:7]
+    images = digits().test.floats()[:7]
     purified = purify(net, images, method="e-cnpd", layer="layer3", config=FitConfig(epochs=1), progress=False)
     purified.polarizer.weight.data += 0.3
     purified.save_pretrained(out / "polarizer")
@@ -146,3 +146,44 @@ def test_detect_bad_requests(scene, more, message):
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
     assert not (out / "s.csv").exists()
+
+
+def test_attack_and_its_folder(tmp_path):
+    out = tmp_path / "x"
+    arguments = ["attack", "--attack", "blended", "--option", "alpha=0.3", "--epochs", "1", "--width", "4",
+                 "--hold-back", "100", "--out", str(out)]  # fmt: skip
+    done = polarize(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)
+    card = json.loads((out / "attack.json").read_text())
+    assert card["metrics"]["acc"] == metrics["acc"]
+    assert card["setting"]["attack"]["options"]["alpha"] == 0.3
+    assert len(card["poisoned_rows"]) == round(0.1 * (1438 - 100))
+    again = polarize(*arguments)
+    assert again.returncode == 0
+    assert "ACC" in again.stdout
+    assert "train" not in again.stderr, "what is there is not trained again"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attack", "badnet"], "attack: found 'badnet'"),
+        (["--attack", "none", "--poisoning-ratio", "0.1"], "takes neither"),
+        (["--attack", "blended", "--option", "alpha"], "wanted name=value"),
+        (["--attack", "blended", "--option", "alpha=high"], "found 'high', wanted float"),
+        (["--attack", "badnets", "--target", "none"], "target: found 'none'"),
+        (["--attack", "badnets", "--target", "10"], "target: found 10"),
+        (["--attack", "badnets", "--dataset", "mnist"], "dataset: found 'mnist'"),
+        (["--attack", "badnets", "--dataset", "cifar10"], "data_dir: cifar10 needs"),
+        (["--attack", "badnets", "--dataset", "cifar10", "--data-dir", "nowhere"], "or fetch https://"),
+        (["--attack", "badnets", "--arch", "resnet"], "arch: found 'resnet'"),
+        (["--attack", "badnets", "--hold-back", "5000"], "hold_back: found 5000"),
+    ],
+)
+def test_attack_says_what_is_wrong(arguments, message, tmp_path):
+    done = polarize("attack", "--out", str(tmp_path / "x"), *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x" / "attack.json").exists()

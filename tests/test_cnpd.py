@@ -255,7 +255,7 @@ def test_same_bits_with_two_threads_at_a_size_where_they_work(method):
     torch.set_num_threads(2)
     try:
         runs = [
-            purify(SmallResNet(classes=10, stride=2), (clean.images, clean.labels), method=method, layer="layer3",
+            purify(SmallResNet(classes=10, stride=2), (clean.floats(), clean.labels), method=method, layer="layer3",
                    config=config, progress=False, capture="hooks").polarizer.state_dict()
             for _ in range(3)
         ]  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 try:
     import typer
@@ -16,6 +16,9 @@ except ImportError:  # the core was installed alone
 from . import __version__
 from .errors import InputError
 from .methods import METHODS
+
+if TYPE_CHECKING:
+    from .lab.backdoor import Victim
 
 app = typer.Typer(
     name="polarize",
@@ -125,6 +128,175 @@ def conditioning(
         typer.echo(text)
     else:
         _print_table(summary(records))
+
+
+Precision = Enum("Precision", {p: p for p in ("auto", "float32", "bfloat16")}, type=str)  # type: ignore[misc]
+AUTO = Precision("auto")
+
+# Options that `attack` and `attacks` share.
+DataOption = Annotated[str, typer.Option(help="digits, cifar10, cifar100, gtsrb, tiny_imagenet, or folder.")]
+DataDirOption = Annotated[
+    Path | None, typer.Option(help="Where the data set lies, or is downloaded to: a folder, a .zip or a .tar.gz.")
+]
+ArchOption = Annotated[
+    str, typer.Option(help="small_resnet, preact_resnet18, vgg19_bn, transformers:vit, timm:NAME, ...")
+]
+WidthOption = Annotated[int | None, typer.Option(help="Width of the network, where it has one.", min=1)]
+SizeOption = Annotated[int | None, typer.Option(help="Side in pixels that images are resized to.")]
+RatioOption = Annotated[float, typer.Option(help="Share of the training images that are poisoned.")]
+EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training images.", min=1)]
+LrOption = Annotated[float | None, typer.Option(help="The highest learning rate of the schedule.")]
+BatchOption = Annotated[int | None, typer.Option(help="Images per training step.", min=1)]
+PrecisionOption = Annotated[Precision, typer.Option(help="auto is bfloat16 on a GPU, float32 elsewhere.")]
+HoldBackOption = Annotated[int, typer.Option(help="Clean images kept from the training, for the defender.", min=0)]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch missing files from the official address.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, no table.")]
+DIGITS_VICTIM = "digits", "small_resnet"
+
+
+@app.command(rich_help_panel="Reproduce and compare")
+def attack(
+    out: Annotated[Path, typer.Option(help="Folder to write; an interrupted run goes on from it.")],
+    attack: Annotated[str, typer.Option(help="badnets, blended, wanet, ...; none trains the clean twin.")],
+    dataset: DataOption = DIGITS_VICTIM[0],
+    data_dir: DataDirOption = None,
+    arch: ArchOption = DIGITS_VICTIM[1],
+    width: WidthOption = None,
+    size: SizeOption = None,
+    poisoning_ratio: Annotated[
+        float | None, typer.Option(help="Share of the training images that are poisoned; the attack's own by default.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="Class index that triggered images go to, or all: y + 1.")] = "0",
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the attack as name=value; may be repeated.")
+    ] = None,
+    clean_model: Annotated[
+        Path | None, typer.Option(help="Folder of the clean twin, for attacks that need one; trained where missing.")
+    ] = None,
+    epochs: EpochsOption = None,
+    lr: LrOption = None,
+    batch_size: BatchOption = None,
+    precision: PrecisionOption = AUTO,
+    hold_back: HoldBackOption = 0,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    download: DownloadOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a backdoored network, or its clean twin, and write it with everything that rebuilds the attack."""
+    from .lab.attacks.registry import build_attack
+    from .lab.backdoor import CLEAN, load_backdoored, train_backdoored
+
+    chosen = None
+    if attack != CLEAN:
+        if target != "all" and not target.isdigit():
+            raise InputError(f"target: found {target!r}, wanted a class index or all")
+        options = {"target": None if target == "all" else int(target), "seed": seed, **_pairs(option or [])}
+        if poisoning_ratio is not None:
+            options["poisoning_ratio"] = poisoning_ratio
+        chosen = build_attack(attack, options)
+    elif option or poisoning_ratio is not None:
+        raise InputError("attack: none takes neither --option nor --poisoning-ratio")
+    clean = load_backdoored(clean_model, device=device).model if clean_model else None
+    victim = _victim(
+        dataset, data_dir, arch, width, size, epochs, lr, batch_size, precision, hold_back, seed, device, download
+    )
+    done = train_backdoored(out, victim, chosen, clean=clean, device=device)
+    if as_json:
+        typer.echo(json.dumps({**done.card["metrics"], "seconds": done.card["seconds"], "out": str(out)}, indent=2))
+        return
+    m = done.card["metrics"]
+    rates = "".join(f", {k.upper()} {m[k]:.1%}" for k in ("asr", "ra") if k in m)
+    typer.echo(f"{attack} on {dataset}: ACC {m['acc']:.1%}{rates}. See {out}")
+
+
+@app.command(rich_help_panel="Reproduce and compare")
+def attacks(
+    out: Annotated[Path, typer.Option(help="Folder to write; an interrupted run goes on from it.")],
+    only: Annotated[str | None, typer.Option(help="Some attacks, separated by commas; all by default.")] = None,
+    dataset: DataOption = DIGITS_VICTIM[0],
+    data_dir: DataDirOption = None,
+    arch: ArchOption = DIGITS_VICTIM[1],
+    width: WidthOption = None,
+    size: SizeOption = None,
+    poisoning_ratio: RatioOption = 0.1,
+    target: Annotated[int, typer.Option(help="Class index that triggered images go to.", min=0)] = 0,
+    epochs: EpochsOption = None,
+    lr: LrOption = None,
+    batch_size: BatchOption = None,
+    precision: PrecisionOption = AUTO,
+    hold_back: HoldBackOption = 0,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    download: DownloadOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the clean twin and every attack on one data set and architecture, and show how strong each is."""
+    from .lab.proving import LABELS, run_attacks, table_of
+
+    labels = [x.strip() for x in only.split(",")] if only else list(LABELS)
+    victim = _victim(
+        dataset, data_dir, arch, width, size, epochs, lr, batch_size, precision, hold_back, seed, device, download
+    )
+    proofs = run_attacks(out, victim, labels, poisoning_ratio=poisoning_ratio, target=target, device=device)
+    if as_json:
+        typer.echo(json.dumps([p.to_dict() for p in proofs], indent=2))
+    else:
+        _print_table(table_of(proofs))
+
+
+def _pairs(texts: list[str]) -> dict[str, object]:
+    """Options given as name=value; values are JSON where they can be, text otherwise."""
+    out: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"option: found {text!r}, wanted name=value")
+        try:
+            out[name] = json.loads(value)
+        except ValueError:
+            out[name] = value
+    return out
+
+
+def _victim(
+    dataset: str,
+    data_dir: Path | None,
+    arch: str,
+    width: int | None,
+    size: int | None,
+    epochs: int | None,
+    lr: float | None,
+    batch_size: int | None,
+    precision: Precision,
+    hold_back: int,
+    seed: int,
+    device: str,
+    download: bool,
+) -> Victim:
+    from dataclasses import replace
+
+    from .checks import usable_device
+    from .lab.backdoor import Victim
+    from .lab.datasets.registry import load_dataset
+    from .lab.proving import recipe_for
+    from .models.zoo import build_model
+
+    usable_device("device", device)
+    options = {} if width is None else {"width": width}
+    build_model(arch, classes=10, **options)  # an unknown name is said before the data is read
+    data = load_dataset(dataset, data_dir, size=size, seed=seed, download=download)
+    if ":" in arch:  # networks of other libraries are made for one size of image
+        options["size"] = data.shape[1]
+    model = build_model(arch, classes=10, **options)
+    given = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "precision": precision.value}
+    recipe = replace(
+        recipe_for(dataset, data.shift, data.mirror, model), **{k: v for k, v in given.items() if v is not None}
+    )
+    source = data_dir.name if data_dir else ""
+    return Victim(data, arch, options, recipe, hold_back, seed, source)
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

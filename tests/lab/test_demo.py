@@ -11,13 +11,14 @@ import torch
 from neural_polarizer import PolarizedModel
 from neural_polarizer.lab import demo
 from neural_polarizer.lab.datasets.images import image_files, read_image
+from neural_polarizer.lab.train import Recipe
 from neural_polarizer.methods import METHODS
 from neural_polarizer.models.zoo import load_model
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(demo, "EPOCHS", 1)
+    monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=1))
     for name in ("CONFIG", "ATTENTION"):
         monkeypatch.setattr(demo, name, replace(getattr(demo, name), epochs=1, warmup_epochs=0, steps=1))
 
@@ -52,9 +53,11 @@ def test_what_is_written_can_be_used(quick, tmp_path):
 
 def test_the_clean_set_is_small_and_unseen():
     scene_data = demo.digits(size=demo.SIZE, seed=0)
-    clean, rest = scene_data.hold_back(int(demo.CLEAN_SHARE * len(scene_data.train)), 0)
+    clean, rest = (
+        scene_data.train.take(rows) for rows in scene_data.hold_back(int(demo.CLEAN_SHARE * len(scene_data.train)), 0)
+    )
     assert len(clean) <= 0.1 * len(scene_data.train)
     assert len(clean) + len(rest) == len(scene_data.train)
     images, labels = demo.augmented(clean, 0)
     assert len(images) == len(labels) == demo.COPIES * len(clean)
-    assert torch.equal(images[: len(clean)], clean.images)
+    assert torch.equal(images[: len(clean)], clean.floats())

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import torch
 
+from neural_polarizer.lab.augment import shifted
 from neural_polarizer.lab.datasets.digits import digits
-from neural_polarizer.lab.train import predict, shifted, train
+from neural_polarizer.lab.train import Recipe, predict, train
 from neural_polarizer.metrics import accuracy
 from neural_polarizer.models.small_resnet import SmallResNet
 
@@ -14,7 +15,7 @@ def test_learns_digits_and_is_deterministic():
     nets = []
     for seed in (0, 0, 1):
         net = SmallResNet(classes=10, width=8, seed=seed)
-        train(net, part, epochs=6, seed=seed, progress=False)
+        train(net, part, Recipe(epochs=6), seed=seed, progress=False)
         nets.append(net)
     assert accuracy(predict(nets[0], data.test.images), data.test.labels) > 0.8
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))

@@ -9,6 +9,8 @@ import safetensors.torch
 import torch
 
 from neural_polarizer import InputError
+from neural_polarizer.models.elsewhere import FAMILIES
+from neural_polarizer.models.vgg import VGG19BN
 from neural_polarizer.models.zoo import ARCHITECTURES, build_model, load_model, save_model
 
 
@@ -33,6 +35,79 @@ def test_preact_resnet18_has_backdoorbench_names_and_sizes():
     assert sum(p.numel() for p in build_model("preact_resnet18", classes=10, width=16).parameters()) == 700_762
 
 
+def test_vgg19_bn_has_backdoorbench_names_and_sizes():
+    with torch.device("meta"):
+        net = VGG19BN(classes=10)
+    assert sum(p.numel() for p in net.parameters()) == 139_622_218
+    state = {k: tuple(v.shape) for k, v in net.state_dict().items()}
+    assert state["features.0.weight"] == (64, 3, 3, 3)
+    assert state["features.1.running_mean"] == (64,)
+    assert state["features.49.weight"] == (512, 512, 3, 3)
+    assert state["classifier.0.weight"] == (4096, 25088)
+    assert state["classifier.6.bias"] == (10,)
+    assert len(state) == 16 * 7 + 6
+    small = build_model("vgg19_bn", classes=10, width=8)
+    for side in (28, 32, 40):
+        assert small(torch.zeros(1, 3, side, side)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 64)])
+def test_transformers_by_name(name, channels, size, tmp_path):
+    options = {"classes": 7, "channels": channels, "size": size, "seed": 2}
+    arch = f"transformers:{name}"
+    if name == "efficientnet" and size < 32:
+        with pytest.raises(InputError, match="needs images of 32 pixels"):
+            build_model(arch, **options)
+        return
+    net = build_model(arch, **options)
+    images = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = net(images)
+        assert logits.shape == (2, 7)
+        assert torch.equal(logits, build_model(arch, **options)(images))
+        other = build_model(arch, **{**options, "seed": 3})
+        assert any(not torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+        save_model(tmp_path / "m", net, arch, options)
+        assert torch.equal(load_model(tmp_path / "m")(images), logits)
+
+
+def test_transformers_with_width_and_depth():
+    sizes = [
+        sum(p.numel() for p in build_model("transformers:vit", classes=3, width=w, depth=d).parameters())
+        for w, d in ((32, 1), (64, 1), (64, 2))
+    ]
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+class FakeTimm:
+    @staticmethod
+    def list_models():
+        return ["small"]
+
+    @staticmethod
+    def create_model(name, num_classes, in_chans, pretrained):
+        assert not pretrained
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(in_chans * 64, num_classes))
+
+
+def test_timm_and_torchvision_where_installed(monkeypatch):
+    """Neither can be imported beside this CPU build of torch: the calls are checked against a stand-in."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "timm", FakeTimm)
+    net = build_model("timm:small", classes=4, channels=1, size=8)
+    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
+    with pytest.raises(InputError, match="timm knows no 'large'"):
+        build_model("timm:large", classes=4)
+    with pytest.raises(InputError, match="neither width nor depth"):
+        build_model("timm:small", classes=4, width=3)
+    for missing in ("timm", "torchvision"):
+        monkeypatch.setitem(sys.modules, missing, None)
+        with pytest.raises(InputError, match=f"{missing} cannot be imported here.*pip install {missing}"):
+            build_model(f"{missing}:small", classes=4)
+
+
 def test_same_seed_same_weights_and_no_global_draw():
     a, b, c = (build_model("small_resnet", classes=3, width=4, seed=s) for s in (1, 1, 2))
     assert torch.equal(a.fc.weight, b.fc.weight)
@@ -44,6 +119,9 @@ def test_same_seed_same_weights_and_no_global_draw():
     [
         ("resnet", {"classes": 2}, "arch: found 'resnet'"),
         ("small_resnet", {"classes": 2, "widht": 4}, "'width'"),
+        ("transformers:bert", {"classes": 2}, "arch: found 'bert'"),
+        ("transformers:vit", {"classes": 2, "heads": 4}, "'heads'"),
+        ("transformers:mobilenet_v2", {"classes": 2, "depth": 3}, "depth"),
         ("small_resnet", {"classes": 10**9}, "up to 4096"),
         ("small_resnet", {"classes": 2.5}, "whole number"),
         ("small_resnet", {"classes": "2"}, "wanted a number"),

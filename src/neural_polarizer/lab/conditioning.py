@@ -47,8 +47,8 @@ def _record(
     if method == "npd":
         after = evaluate(purified, test, scene.attack, classes)
     else:
-        on_clean = _predictions(purified, test.images, test.labels, kind, seed)
-        on_triggered = _predictions(purified, scene.attack.trigger(test.images), test.labels, kind, seed)
+        on_clean = _predictions(purified, test.floats(), test.labels, kind, seed)
+        on_triggered = _predictions(purified, scene.attack.trigger(test.floats()), test.labels, kind, seed)
         after = evaluation_of(on_clean, on_triggered, test.labels, scene.attack, classes)
     return {
         "method": method,

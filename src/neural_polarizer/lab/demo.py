@@ -24,18 +24,20 @@ from ..models.zoo import save_model
 from ..polarized import PolarizedModel
 from ..report.page import Report, Sample, write_report
 from .attacks.badnets import BadNets
+from .augment import shifted
 from .datasets.base import ImageData, Split
 from .datasets.digits import digits
 from .datasets.images import write_image
 from .evaluate import Evaluation, evaluate
-from .train import predict, shifted, train
+from .train import Recipe, predict, train
 
 LAYER = "layer3"
 ARCH = "small_resnet"
 SIZE, STRIDE = 32, 2
 SAMPLES = 20
 CLEAN_SHARE = 0.1
-EPOCHS = 24
+
+RECIPE = Recipe()
 
 COPIES = 3  # of each clean image, moved by up to a pixel: 14 images per class alone would be learned by heart
 
@@ -110,15 +112,15 @@ class Result:
 def backdoored_digits(seed: int, *, device: str = "cpu", progress: bool = True) -> Scene:
     """Train a small residual network on digits of which 10 % carry a BadNets patch and the label 0."""
     data = digits(size=SIZE, seed=seed)
-    clean, rest = data.hold_back(int(CLEAN_SHARE * len(data.train)), seed)
+    held, others = data.hold_back(int(CLEAN_SHARE * len(data.train)), seed)
+    clean, rest = data.train.take(held), data.train.take(others)
     attack = BadNets()
     poisoned = attack.poison(rest, len(data.classes), seed).data
     model = SmallResNet(classes=len(data.classes), stride=STRIDE, seed=seed).to(device)
     start = time.perf_counter()
-    on_device = Split(poisoned.images.to(device), poisoned.labels.to(device))
-    train(model, on_device, epochs=EPOCHS, seed=seed, progress=progress, name="train the backdoored network")
+    train(model, poisoned.to(device), RECIPE, seed=seed, progress=progress, name="train the backdoored network")
     seconds = time.perf_counter() - start
-    test = Split(data.test.images.to(device), data.test.labels.to(device))
+    test = data.test.to(device)
     before = evaluate(model, test, attack, len(data.classes))
     return Scene(model, attack, ImageData(data.name, data.train, test, data.classes), clean, before, seconds)
 
@@ -126,8 +128,9 @@ def backdoored_digits(seed: int, *, device: str = "cpu", progress: bool = True) 
 def augmented(clean: Split, seed: int) -> tuple[Tensor, Tensor]:
     """The clean images and labels, with moved copies."""
     generator = torch.Generator().manual_seed(seed)
-    moved = [shifted(clean.images, 1, generator) for _ in range(COPIES - 1)]
-    return torch.cat([clean.images, *moved]), clean.labels.repeat(COPIES)
+    images = clean.floats()
+    moved = [shifted(images, 1, generator) for _ in range(COPIES - 1)]
+    return torch.cat([images, *moved]), clean.labels.repeat(COPIES)
 
 
 def defend(scene: Scene, method: str, seed: int, *, progress: bool = True) -> Result:
@@ -146,8 +149,8 @@ def defend(scene: Scene, method: str, seed: int, *, progress: bool = True) -> Re
     test = scene.data.test
     after = evaluate(purified, test, scene.attack, len(scene.data.classes))
     counted = test.take(attackable(test.labels, scene.attack.target))
-    clean_scores = purified.predict(test.images).score
-    triggered_scores = purified.predict(scene.attack.trigger(counted.images)).score
+    clean_scores = purified.predict(test.floats()).score
+    triggered_scores = purified.predict(scene.attack.trigger(counted.floats())).score
     return Result(
         method=method,
         purified=purified,
@@ -227,7 +230,7 @@ def run_demo(
 def _write_samples(scene: Scene, folder: Path) -> None:
     """Some test images as files, plain and with the trigger: something to point `polarize detect` at."""
     test = scene.data.test
-    images = test.images[attackable(test.labels, scene.attack.target)][:SAMPLES]
+    images = test.floats(attackable(test.labels, scene.attack.target).nonzero()[:SAMPLES, 0])
     make_directory("out", folder)
     for i, (plain, triggered) in enumerate(zip(images, scene.attack.trigger(images), strict=True)):
         write_image(folder / f"clean_{i:02}.png", plain)
@@ -256,7 +259,7 @@ def report_of(scene: Scene, results: Sequence[Result], described: dict[str, Any]
     good = best.after.asr <= 0.05 and best.before.acc - best.after.acc <= 0.02
     test, names = scene.data.test, scene.data.classes
     rows = attackable(test.labels, scene.attack.target).nonzero()[:5, 0]
-    clean = test.images[rows]
+    clean = test.floats(rows)
     pictures = {"clean": clean, "triggered": scene.attack.trigger(clean)}
     samples: dict[str, list[Sample]] = {}
     for caption, images in pictures.items():

@@ -29,7 +29,7 @@ class Evaluation:
 def evaluate(model: nn.Module, test: Split, attack: Attack, classes: int) -> Evaluation:
     """Metrics as in the papers: ASR and RA over the triggered test images whose true class is not the target."""
     clean = predict(model, test.images)
-    triggered = predict(model, attack.trigger(test.images))
+    triggered = predict(model, test.images, change=attack.trigger)
     return evaluation_of(clean, triggered, test.labels, attack, classes)
 
 

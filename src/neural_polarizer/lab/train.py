@@ -1,73 +1,160 @@
-"""Train a network: the one recipe for attacked networks and their clean twins."""
+"""Train a classifier: the one recipe for attacked networks and their clean twins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..progress import Progress
-from .datasets.base import Split
+from ..checks import check_choice, device_of
+from ..errors import InputError
+from .augment import augment
+from .datasets.base import Split, to_floats
+from .loop import Learner, one_cycle, run_loop
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+OPTIMIZERS = ("sgd", "adamw")
 
 
-def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to `pixels` in both directions, its border repeated: random crops, batched."""
-    if pixels == 0:
-        return images
-    count, _, height, width = images.shape
-    moves = torch.randint(-pixels, pixels + 1, (2, count, 1), generator=generator).to(images.device)
-    rows = (torch.arange(height, device=images.device) + moves[0]).clamp(0, height - 1)
-    columns = (torch.arange(width, device=images.device) + moves[1]).clamp(0, width - 1)
-    batch = torch.arange(count, device=images.device)[:, None, None]
-    return images.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a classifier is trained: one-cycle schedule, shifts and mirroring.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        lr: the highest learning rate of the cycle.
+        optimizer: "sgd" with Nesterov momentum 0.9, or "adamw", which networks with attention need.
+        shift, mirror: augmentation, see `augment`.
+        precision: "bfloat16" autocasts the passes, weights stay float32; "auto" is that on a GPU and float32 elsewhere.
+        channels_last: memory layout of weights and images; faster wherever convolutions dominate.
+    """
+
+    epochs: int = 24
+    batch_size: int = 64
+    lr: float = 0.2
+    optimizer: str = "sgd"
+    weight_decay: float = 5e-4
+    shift: int = 1
+    mirror: bool = False
+    precision: str = "auto"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: found {getattr(self, name)}, wanted at least 1")
+        if not self.lr > 0:
+            raise InputError(f"lr: found {self.lr}, wanted a number above 0")
+
+    def retraining(self) -> Recipe:
+        """The same for a network that is already trained: a third of the epochs at a quarter of the rate."""
+        return replace(self, epochs=max(1, self.epochs // 3), lr=self.lr / 4)
+
+    def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            model.parameters(), lr=self.lr, momentum=0.9, weight_decay=self.weight_decay, nesterov=True
+        )
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        wanted = self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+        return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+class Tampering:
+    """What an attack does during training, beyond the poisoned images in the data. The base does nothing."""
+
+    learners: Sequence[Learner] = ()
+
+    def batch(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A batch of float images (B, C, H, W) and labels (B,) as the attacker wants it, and a loss of its own."""
+        return images, labels, None
 
 
 def train(
     model: nn.Module,
     data: Split,
+    recipe: Recipe,
     *,
-    epochs: int,
-    batch_size: int = 64,
-    lr: float = 0.2,
-    weight_decay: float = 5e-4,
-    shift: int = 1,
     seed: int = 0,
+    tampering: Tampering | Callable[[int], Tampering] | None = None,
+    checkpoint: Path | None = None,
+    setting: str = "",
     progress: bool = True,
     name: str = "train",
 ) -> None:
-    """Train `model` in place: SGD with Nesterov momentum 0.9, one-cycle schedule, small shifts as augmentation.
+    """Train `model` in place and leave it in eval mode.
 
     Args:
-        data: images in [0, 1] and labels, on the model's device.
-        shift: pixels of the augmentation.
-        seed: of order and augmentation; the weights are the model's own.
+        data: on the model's device.
+        seed: of order, augmentation and tampering; the weights are the model's own.
+        tampering: a training-time attack; or a function of the number of steps that makes it.
+        checkpoint, setting: see `run_loop`.
+
+    Raises:
+        InputError: see `run_loop`.
+
+    Example:
+        >>> train(net, data.train, Recipe(epochs=10, mirror=True))
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True)
-    steps = epochs * -(-len(data) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
+    device = device_of(model)
+    steps = recipe.epochs * -(-len(data) // recipe.batch_size)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = recipe.optimizer_for(model)
+    acts = tampering(steps) if callable(tampering) else tampering or Tampering()
+
+    def loss(rows: Tensor, generator: torch.Generator) -> Tensor:
+        images, labels, extra = acts.batch(to_floats(data.images[rows]), data.labels[rows], generator)
+        images = augment(images, generator, shift=recipe.shift, mirror=recipe.mirror)
+        if recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with recipe.autocast(device):
+            logits = model(images)
+        value = F.cross_entropy(logits.float(), labels)
+        return value if extra is None else value + extra
+
     model.train()
-    bar = Progress(epochs, name, enabled=progress)
-    for _ in bar:
-        total = torch.zeros((), device=data.images.device)
-        for rows in torch.randperm(len(data), generator=generator).to(data.images.device).split(batch_size):
-            loss = F.cross_entropy(model(shifted(data.images[rows], shift, generator)), data.labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.detach() * len(rows)
-        bar.note(f"loss {total.item() / len(data):.3f}")
+    run_loop(
+        [Learner(model, optimizer, one_cycle(optimizer, recipe.lr, steps)), *acts.learners],
+        loss,
+        len(data),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        device=device,
+        checkpoint=checkpoint,
+        setting=f"{setting} {json.dumps(asdict(recipe))} seed {seed}",
+        progress=progress,
+        name=name,
+    )
     model.eval()
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, *, batch_size: int = 512) -> Tensor:
-    """Predicted classes (N,) of `model`, in eval mode, its mode restored."""
+def predict(
+    model: nn.Module, images: Tensor, *, change: Callable[[Tensor], Tensor] | None = None, batch_size: int = 512
+) -> Tensor:
+    """Predicted classes (N,) of `model`, in eval mode, its mode restored.
+
+    Args:
+        images: (N, C, H, W), uint8 or floats in [0, 1].
+        change: what is done to each batch of float images first: a trigger.
+    """
     was = model.training
     model.eval()
-    out: Iterable[Tensor] = [model(batch).argmax(1) for batch in images.split(batch_size)]
+    out: list[Tensor] = []
+    for batch in images.split(batch_size):
+        floats = batch if batch.is_floating_point() else to_floats(batch)
+        out.append(model(change(floats) if change else floats).argmax(1))
     model.train(was)
-    return torch.cat(list(out))
+    return torch.cat(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from torch import nn
 from ..checks import check_choice, near
 from ..errors import InputError
 from ..files import make_directory, read_json_object, write_atomically
+from .elsewhere import LIBRARIES, build_elsewhere
 from .preact_resnet import PreActResNet18
 from .small_resnet import SmallResNet
+from .vgg import VGG19BN
 
 MODEL_FILE, MODEL_CARD = "model.safetensors", "model.json"
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "preact_resnet18": PreActResNet18,
     "small_resnet": SmallResNet,
+    "vgg19_bn": VGG19BN,
 }
 MAX_SIZE = 4096  # of any one option (classes, width, channels): what claims more is not believed
 
@@ -31,7 +35,7 @@ def build_model(arch: str, **options: Any) -> nn.Module:
     """A network by name, in eval mode.
 
     Args:
-        arch: a name of `ARCHITECTURES`.
+        arch: a name of `ARCHITECTURES`, or one of another library, see `build_elsewhere`.
         options: what it takes: `classes`, and `width`, `channels`, ... where it has them.
 
     Raises:
@@ -41,17 +45,23 @@ def build_model(arch: str, **options: Any) -> nn.Module:
         >>> sum(p.numel() for p in build_model("small_resnet", classes=10, width=8).parameters())
         19954
     """
-    check_choice("arch", arch, ARCHITECTURES)
-    known = inspect.signature(ARCHITECTURES[arch]).parameters
+    if arch.partition(":")[0] in LIBRARIES:
+        build: Callable[..., nn.Module] = partial(build_elsewhere, arch)
+    else:
+        check_choice("arch", arch, (*ARCHITECTURES, *(f"{x}:NAME" for x in LIBRARIES)))
+        build = ARCHITECTURES[arch]
+    known = inspect.signature(build).parameters
     for name, value in options.items():
         if name not in known:
             raise InputError(f"arch: {arch} takes no option {name!r}{near(name, known)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_SIZE:
             raise InputError(f"arch: {name}: found {value!r}, wanted a number up to {MAX_SIZE}")
-        if isinstance(value, float) and name not in ("mean", "std"):
+        if isinstance(value, float) and name not in ("mean", "std", "dropout"):
             raise InputError(f"arch: {name}: found {value!r}, wanted a whole number")
     try:
-        return ARCHITECTURES[arch](**options).eval()
+        return build(**options).eval()
+    except InputError:
+        raise
     except (TypeError, RuntimeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"arch: {arch} cannot be built with {options} ({error})") from None
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ...checks import check_choice
 from ...errors import InputError
-from .base import ImageData, Split
+from .base import ImageData, Split, to_bytes
 
 TEST_SHARE = 0.2
 
 
 def digits(*, size: int = 16, seed: int = 0) -> ImageData:
-    """Digits as RGB images of 16x16 or 32x32 pixels, enlarged bilinearly; 1,438 to train and 359 to test.
+    """Digits as RGB images, enlarged bilinearly; 1,438 to train and 359 to test.
 
     Args:
-        size: 16 or 32.
+        size: side in pixels, from 8 on.
         seed: of the split.
+
+    Raises:
+        InputError: a smaller size; scikit-learn is missing.
     """
-    check_choice("size", size, (16, 32))  # type: ignore[arg-type]
+    if size < 8:
+        raise InputError(f"size: found {size}, wanted at least the 8 pixels that the digits have")
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -30,7 +33,7 @@ def digits(*, size: int = 16, seed: int = 0) -> ImageData:
     labels = torch.tensor(found.target, dtype=torch.long)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     test = int(TEST_SHARE * len(labels))
-    everything = Split(images, labels)
+    everything = Split(to_bytes(images), labels)
     return ImageData(
         "digits",
         everything.take(order[test:]),

@@ -5,12 +5,14 @@ import torch
 
 from neural_polarizer import InputError
 from neural_polarizer.lab.attacks.badnets import BadNets
-from neural_polarizer.lab.datasets.base import Split
+from neural_polarizer.lab.datasets.base import Split, to_bytes
 
 
 def data(count: int = 200, classes: int = 4) -> Split:
     generator = torch.Generator().manual_seed(0)
-    return Split(torch.rand(count, 3, 9, 9, generator=generator), torch.arange(count) % classes)
+    return Split(
+        torch.randint(256, (count, 3, 9, 9), generator=generator, dtype=torch.uint8), torch.arange(count) % classes
+    )
 
 
 def test_known_pixels_and_no_other():
@@ -34,7 +36,7 @@ def test_all_to_one_poisons_by_ratio_and_only_other_classes():
     untouched[poisoned.rows] = False
     assert torch.equal(poisoned.data.images[untouched], clean.images[untouched])
     assert torch.equal(poisoned.data.labels[untouched], clean.labels[untouched])
-    assert torch.equal(poisoned.data.images[poisoned.rows], BadNets().trigger(clean.images[poisoned.rows]))
+    assert torch.equal(poisoned.data.images[poisoned.rows], to_bytes(BadNets().trigger(clean.floats(poisoned.rows))))
 
 
 def test_all_to_all():
@@ -52,4 +54,4 @@ def test_bad_options():
     with pytest.raises(InputError, match="poisoning_ratio"):
         BadNets(poisoning_ratio=1.5)
     with pytest.raises(InputError, match="exceed the image"):
-        BadNets(size=9).trigger(data().images)
+        BadNets(size=9).trigger(data().floats())

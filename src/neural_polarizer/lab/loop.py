@@ -1,0 +1,146 @@
+"""The one training loop of the lab: classifiers, encoders and generators all go through it.
+
+It owns what every training needs and no attack should write again: the order of the batches, the schedule, the bar,
+checkpoints from which an interrupted run goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..files import write_atomically
+from ..progress import Progress
+
+Optimizer = torch.optim.Optimizer
+Schedule = torch.optim.lr_scheduler.LRScheduler
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Something that learns: a module, its optimizer, and a schedule stepped once per batch."""
+
+    module: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule | None = None
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict() if self.schedule else None,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule:
+            self.schedule.load_state_dict(state["schedule"])
+
+
+def one_cycle(optimizer: Optimizer, lr: float, steps: int) -> Schedule:
+    """Up to `lr` over the first 30 % of the steps, then down to nearly nothing."""
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
+
+
+def run_loop(
+    learners: Sequence[Learner],
+    loss: Callable[[Tensor, torch.Generator], Tensor],
+    count: int,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    checkpoint: Path | None = None,
+    setting: str = "",
+    progress: bool = True,
+    name: str = "train",
+) -> None:
+    """Minimise `loss(rows, generator)` over the rows 0..count-1, batch by batch, all learners at once, in place.
+
+    Args:
+        loss: from the rows of a batch (on `device`) and the generator of everything random in it, the mean loss.
+        checkpoint: file written after each epoch, and gone on from when it is there; removed by nobody.
+        setting: what the run is; a checkpoint of another setting is refused.
+
+    Raises:
+        InputError: a checkpoint that is damaged or of another setting; a loss that is not finite.
+    """
+    used = torch.device(device)
+    with torch.random.fork_rng(devices=[used] if used.type == "cuda" else []):
+        torch.manual_seed(seed)  # dropout and the like draw from the global generator: they get a lent one
+        _run(learners, loss, count, epochs, batch_size, seed, used, checkpoint, setting, progress, name)
+
+
+def _run(
+    learners: Sequence[Learner],
+    loss: Callable[[Tensor, torch.Generator], Tensor],
+    count: int,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None,
+    setting: str,
+    progress: bool,
+    name: str,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    first = _resume(checkpoint, learners, generator, setting) if checkpoint else 0
+    if first >= epochs:
+        return
+    bar = Progress(epochs - first, name, enabled=progress)
+    for done in bar:
+        total = torch.zeros((), device=device)
+        for rows in torch.randperm(count, generator=generator).to(device).split(batch_size):
+            value = loss(rows, generator)
+            for learner in learners:
+                learner.optimizer.zero_grad()
+            value.backward()
+            for learner in learners:
+                learner.optimizer.step()
+                if learner.schedule:
+                    learner.schedule.step()
+            total += value.detach() * len(rows)
+        mean = total.item() / count
+        if mean != mean or mean in (float("inf"), float("-inf")):
+            raise InputError(f"lr: {name} lost its way in epoch {first + done + 1} (loss {mean}); wanted a smaller one")
+        bar.note(f"loss {mean:.3f}")
+        if checkpoint:
+            state = {
+                "setting": setting,
+                "epochs": first + done + 1,
+                "generator": generator.get_state(),
+                "global": torch.get_rng_state(),
+                "learners": [learner.state() for learner in learners],
+            }
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_atomically(checkpoint, buffer.getvalue())
+
+
+def _resume(path: Path, learners: Sequence[Learner], generator: torch.Generator, setting: str) -> int:
+    """Bring everything to where the checkpoint was written; the epochs that are done."""
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["setting"] != setting:
+            raise InputError(f"checkpoint: {path} is of another setting; remove it, or choose another folder")
+        for learner, saved in zip(learners, state["learners"], strict=True):
+            learner.load(saved)
+        generator.set_state(state["generator"])
+        torch.set_rng_state(state["global"])
+        return int(state["epochs"])
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of itself
+        raise InputError(f"checkpoint: {path} cannot be gone on from ({error}); remove it") from None

@@ -1,0 +1,36 @@
+"""Pictures of triggers: clean, triggered, and the difference made visible."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from torch import Tensor
+
+from .attacks.base import Attack
+from .datasets.base import to_bytes
+
+AMPLIFY, SCALE, GAP = 5, 2, 2
+
+
+def sheet(rows: list[Tensor], scale: int = SCALE) -> bytes:
+    """Rows of images, each (N, C, H, W) in [0, 1], as one PNG on white, pixels enlarged `scale` times."""
+    from PIL import Image
+
+    count, _, h, w = rows[0].shape
+    canvas = torch.full((3, len(rows) * (h + GAP) + GAP, count * (w + GAP) + GAP), 255, dtype=torch.uint8)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(to_bytes(row.cpu()).expand(-1, 3, -1, -1)):
+            top, left = GAP + r * (h + GAP), GAP + c * (w + GAP)
+            canvas[:, top : top + h, left : left + w] = image
+    pixels = canvas.repeat_interleave(scale, 1).repeat_interleave(scale, 2).permute(1, 2, 0).contiguous()
+    out = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(out, "png")
+    return out.getvalue()
+
+
+def trigger_sheet(attack: Attack, images: Tensor) -> bytes:
+    """A PNG of three rows: the images (N, C, H, W), the same triggered, and 0.5 + 5 x their difference."""
+    triggered = attack.trigger(images)
+    scale = max(1, min(4, 128 // images.shape[2]))
+    return sheet([images, triggered, (0.5 + AMPLIFY * (triggered - images)).clamp(0, 1)], scale)
