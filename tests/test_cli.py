@@ -187,3 +187,16 @@ def test_attack_says_what_is_wrong(arguments, message, tmp_path):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "x" / "attack.json").exists()
+
+
+def test_attacks_in_one_table(tmp_path):
+    arguments = ["attacks", "--only", "blended", "--epochs", "1", "--width", "4", "--out", str(tmp_path / "x")]
+    done = polarize(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "development" in done.stdout
+    (row,) = json.loads(polarize(*arguments, "--json").stdout)
+    assert row["label"] == "blended"
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["attacks.json", "blended", "none", "triggers.png"]
+    other = polarize(*arguments, "--epochs", "2")
+    assert other.returncode == 2
+    assert "another setting" in other.stderr

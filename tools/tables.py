@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_polarizer.lab.conditioning import summary
+from neural_polarizer.lab.proving import Proof, table_of
 from neural_polarizer.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -88,8 +89,30 @@ def replicated(record: dict[str, Any]) -> str:
     return f"{markdown(rows)}\n\n{'; '.join(f'{k}: {v}' for k, v in record['setting'].items())}."
 
 
+def attacks(record: dict[str, Any]) -> str:
+    proofs = [Proof(**{k: row[k] for k in Proof.__dataclass_fields__}) for row in record["attacks"]]
+    s = record["setting"]
+    told = {
+        "data": f"{s['data']['name']} {s['data']['source']}, {'x'.join(map(str, s['data']['shape']))}".replace(
+            " ,", ","
+        ),
+        "training images": s["data"]["train"] - s["hold_back"],
+        "test images": s["data"]["test"],
+        "architecture": f"{s['model']['arch']} {s['model']['options']}",
+        "poisoning ratio": s["poisoning_ratio"],
+        "target": s["target"],
+        "recipe": s["recipe"],
+        "seed": s["seed"],
+        "machine": record["machine"],
+        "versions": record["versions"],
+    }
+    return f"{markdown(table_of(proofs))}\n\n{'; '.join(f'{k}: {v}' for k, v in told.items())}."
+
+
 TABLES = (
     ("README.md", "demo-table", "demo.json", demo_table),
+    ("docs/attacks.md", "attacks-digits", "attacks_digits.json", attacks),
+    ("docs/attacks.md", "attacks-cifar10", "attacks_cifar10.json", attacks),
     ("docs/results.md", "demo-seeds", "demo.json", demo_seeds),
     ("docs/results.md", "conditioning", "conditioning.json", conditioning),
     ("docs/results.md", "inference", "inference.json", inference),

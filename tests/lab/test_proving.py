@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from neural_polarizer import InputError
 from neural_polarizer.lab.backdoor import Victim
@@ -34,6 +35,8 @@ def test_two_attacks_on_digits(tmp_path):
     record = json.loads((tmp_path / "attacks.json").read_text())
     assert [row["label"] for row in record["attacks"]] == ["badnets", "ftrojan"]
     assert len(table_of(proofs)) == 4
+    with Image.open(tmp_path / "triggers.png") as picture:
+        assert picture.width > 150
     again = run_attacks(tmp_path, victim(), ["ftrojan"], target=8, progress=False)
     assert again == proofs[1:], "what is there is read, not trained"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from neural_polarizer.lab.augment import shifted
+from neural_polarizer.lab.augment import augment, mirrored, shifted
 from neural_polarizer.lab.datasets.digits import digits
 from neural_polarizer.lab.train import Recipe, predict, train
 from neural_polarizer.metrics import accuracy
@@ -40,3 +40,12 @@ def test_predict_restores_the_mode():
     net = SmallResNet(classes=10, width=4).train()
     predict(net, digits().test.images[:4])
     assert net.training
+
+
+def test_mirrored_or_not():
+    images = torch.arange(6.0).view(1, 1, 1, 6).repeat(50, 1, 1, 1)
+    out = mirrored(images, torch.Generator().manual_seed(0))
+    flipped = (out == images.flip(3)).flatten(1).all(1)
+    assert ((out == images).flatten(1).all(1) | flipped).all()
+    assert 10 < flipped.sum() < 40
+    assert augment(images, torch.Generator(), shift=0, mirror=False) is images

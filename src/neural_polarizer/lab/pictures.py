@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -26,6 +27,29 @@ def sheet(rows: list[Tensor], scale: int = SCALE) -> bytes:
     pixels = canvas.repeat_interleave(scale, 1).repeat_interleave(scale, 2).permute(1, 2, 0).contiguous()
     out = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(out, "png")
+    return out.getvalue()
+
+
+def gallery(triggers: Mapping[str, Attack], image: Tensor) -> bytes:
+    """A PNG with a column per attack, its name above: the image (C, H, W), the same triggered, and the difference."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(3, len(triggers), figsize=(1.15 * len(triggers), 3.6), squeeze=False)
+    for column, (name, attack) in enumerate(triggers.items()):
+        triggered = attack.trigger(image[None])[0]
+        shown = (image, triggered, (0.5 + AMPLIFY * (triggered - image)).clamp(0, 1))
+        for row, picture in enumerate(shown):
+            pixels = picture.cpu().expand(3, -1, -1).permute(1, 2, 0)
+            axes[row][column].imshow(pixels.numpy(), interpolation="nearest")
+            axes[row][column].axis("off")
+        axes[0][column].set_title(name, fontsize=8)
+    figure.tight_layout(pad=0.3)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=100, metadata={"Software": None})
+    pyplot.close(figure)
     return out.getvalue()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..checks import check_choice
@@ -17,6 +18,7 @@ from ..metrics import attack_success_rate, excess_asr
 from .attacks.base import DEVELOPMENT_ATTACKS, Attack
 from .attacks.registry import ATTACKS, build_attack
 from .backdoor import CLEAN, Backdoored, Victim, train_backdoored
+from .pictures import gallery
 from .train import Recipe, predict
 
 ALL_TO_ALL = "_all"  # badnets_all: BadNets, all-to-all
@@ -83,7 +85,7 @@ def run_attacks(
 ) -> list[Proof]:
     """Train the clean twin and every attack below `out`, each in a folder of its label; what is there is kept.
 
-    Writes `attacks.json` with setting and rows.
+    Writes `attacks.json` with setting and rows, and `triggers.png` with all triggers on one test image.
     """
     common: dict[str, Any] = {
         "dataset": victim.data.name,
@@ -96,10 +98,13 @@ def run_attacks(
         raise InputError("only: found no attack, wanted at least one")
     twin = train_backdoored(out / CLEAN, victim, None, device=device, progress=progress)
     proofs: list[Proof] = []
+    triggers: dict[str, Attack] = {}
     found: Backdoored | None = None
     for label, attack in attacks.items():
         found = train_backdoored(out / label, victim, attack, clean=twin.model, device=device, progress=progress)
         proofs.append(proof_of(label, found, twin, victim, device))
+        assert found.attack is not None
+        triggers[label] = found.attack
     assert found is not None
     setting = {k: v for k, v in found.card["setting"].items() if k != "attack"}
     record = {
@@ -109,6 +114,9 @@ def run_attacks(
         "machine": found.card["machine"],
         "versions": found.card["versions"],
     }
+    test = victim.data.test
+    shown = int((test.labels != target).nonzero()[0, 0])
+    write_atomically(out / "triggers.png", gallery(triggers, test.floats(torch.tensor([shown]))[0]))
     write_atomically(out / "attacks.json", json.dumps(record, indent=2) + "\n")
     return proofs
 
