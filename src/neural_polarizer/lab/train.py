@@ -104,7 +104,7 @@ def train(
         InputError: see `run_loop`.
 
     Example:
-        >>> train(net, data.train, Recipe(epochs=10, mirror=True))
+        >>> train(net, data.train, Recipe(epochs=10, mirror=True))  # doctest: +SKIP
     """
     device = device_of(model)
     steps = recipe.epochs * -(-len(data) // recipe.batch_size)

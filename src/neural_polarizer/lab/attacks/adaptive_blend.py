@@ -33,7 +33,8 @@ class AdaptiveBlend(Attack):
         images (B, C, H, W) in [0, 1] -> the same.
 
     Example:
-        >>> AdaptiveBlend(poisoning_ratio=0.05, cover_ratio=0.05).poison(data.train, 10, seed=0).cover.shape
+        >>> (AdaptiveBlend(test_alpha=0.2).trigger(torch.zeros(1, 3, 8, 8)).amax() <= 0.2).item()
+        True
     """
 
     name = "adaptive_blend"

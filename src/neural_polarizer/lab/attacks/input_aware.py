@@ -65,7 +65,7 @@ class InputAware(Attack):
         images (B, C, H, W) in [0, 1] -> the same. Learns the tensors `mask.*` and `pattern.*`.
 
     Example:
-        >>> attack = InputAware().prepare(attacker)     # the mask; the pattern is learned with the classifier
+        >>> attack = InputAware().prepare(attacker)  # doctest: +SKIP
     """
 
     name = "input_aware"

@@ -34,8 +34,8 @@ class LowFrequency(Attack):
         images (B, C, H, W) in [0, 1] -> the same. Learns `pattern` (C, H, W); another image size reads it enlarged.
 
     Example:
-        >>> attack = LowFrequency().prepare(attacker)
-        >>> attack.trigger(images)
+        >>> attack = LowFrequency().prepare(attacker)  # doctest: +SKIP
+        >>> attack.trigger(images)  # doctest: +SKIP
     """
 
     name = "lf"

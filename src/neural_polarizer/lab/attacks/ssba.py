@@ -78,8 +78,8 @@ class SSBA(Attack):
         images (B, C, H, W) in [0, 1] -> the same. Learns the encoder's tensors.
 
     Example:
-        >>> attack = SSBA(bits=20).prepare(attacker)
-        >>> attack.trigger(images)
+        >>> attack = SSBA(bits=20).prepare(attacker)  # doctest: +SKIP
+        >>> attack.trigger(images)  # doctest: +SKIP
     """
 
     name = "ssba"

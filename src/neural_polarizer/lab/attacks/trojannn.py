@@ -54,8 +54,8 @@ class TrojanNN(Attack):
         images (B, C, H, W) in [0, 1] -> the same. Learns `patch` (C, S, S).
 
     Example:
-        >>> attack = TrojanNN(area=0.05).prepare(attacker)
-        >>> attack.trigger(images)
+        >>> attack = TrojanNN(area=0.05).prepare(attacker)  # doctest: +SKIP
+        >>> attack.trigger(images)  # doctest: +SKIP
     """
 
     name = "trojannn"

@@ -68,7 +68,7 @@ def image_folder(
         InputError: no image, a class without images, the same class twice in different writing, a damaged image.
 
     Example:
-        >>> image_folder(Path("photos.zip"), size=32).classes
+        >>> image_folder(Path("photos.zip"), size=32).classes  # doctest: +SKIP
         ('cat', 'dog')
     """
     files = open_files(path)

@@ -45,7 +45,7 @@ def load_dataset(
         InputError: an unknown name, files that are missing or damaged.
 
     Example:
-        >>> load_dataset("cifar10", Path("data"), download=True).train.images.shape
+        >>> load_dataset("cifar10", Path("data"), download=True).train.images.shape  # doctest: +SKIP
         torch.Size([50000, 3, 32, 32])
     """
     check_choice("dataset", name, DATASETS)
