@@ -286,11 +286,11 @@ def _victim(
 
     usable_device("device", device)
     options = {} if width is None else {"width": width}
-    build_model(arch, classes=10, **options)  # an unknown name is said before the data is read
+    model = build_model(arch, classes=10, **options)  # an unknown name is said before the data is read
     data = load_dataset(dataset, data_dir, size=size, seed=seed, download=download)
     if ":" in arch:  # networks of other libraries are made for one size of image
         options["size"] = data.shape[1]
-    model = build_model(arch, classes=10, **options)
+        model = build_model(arch, classes=10, **options)
     given = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "precision": precision.value}
     recipe = replace(
         recipe_for(dataset, data.shift, data.mirror, model), **{k: v for k, v in given.items() if v is not None}

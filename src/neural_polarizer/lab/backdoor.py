@@ -7,7 +7,6 @@ metrics; written last), `trigger.safetensors` where a trigger was learned, and `
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -19,7 +18,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
 from ..checks import usable_device
 from ..errors import InputError
 from ..files import make_directory, read_json_object, write_atomically
@@ -30,6 +28,7 @@ from .attacks.base import Attack, Poisoned
 from .attacks.registry import build_attack
 from .datasets.base import ImageData, Split
 from .evaluate import evaluate
+from .machine import machine, versions
 from .pictures import trigger_sheet
 from .train import Recipe, predict, train
 
@@ -125,9 +124,7 @@ def train_backdoored(
         if attack.retrains:
             model.load_state_dict(attacker.clean_model().state_dict())
             recipe = recipe.retraining()
-        make = attack.tampering(attacker)
-        steps = recipe.epochs * -(-len(data) // recipe.batch_size)
-        tampering = make(steps) if make else None
+        tampering = attack.tampering(attacker, recipe.steps(len(data)))
     train(
         model,
         poisoned.data,
@@ -142,7 +139,7 @@ def train_backdoored(
     if attack is not None and tampering is not None:
         attack = attack.finished(tampering)
     if attack is not None:
-        metrics = asdict(evaluate(model, test, attack, classes))
+        metrics = evaluate(model, test, attack, classes).to_dict()
     else:
         metrics = {"acc": accuracy(predict(model, test.images), test.labels), "images": len(test)}
     card = {
@@ -154,8 +151,8 @@ def train_backdoored(
         "classes": list(victim.data.classes),
         "seconds": round(time.perf_counter() - started, 1),
         "resumed": resumed,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.device(device)}",
-        "versions": {"neural-polarizer": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": machine(device),
+        "versions": versions(),
     }
     save_model(folder, model, victim.arch, victim.build_options())
     if attack is not None:

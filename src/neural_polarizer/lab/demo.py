@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
-from ..checks import usable_device
+from ..checks import device_of, usable_device
 from ..config import FitConfig
 from ..files import make_directory, write_atomically
 from ..fit import purify
@@ -29,6 +27,7 @@ from .datasets.base import ImageData, Split
 from .datasets.digits import digits
 from .datasets.images import write_image
 from .evaluate import Evaluation, evaluate
+from .machine import machine, versions
 from .train import Recipe, predict, train
 
 LAYER = "layer3"
@@ -191,12 +190,8 @@ def setting(scene: Scene, seed: int, *methods: str) -> dict[str, Any]:
         "layer": LAYER,
         "config": {method: config_for(method).to_dict() for method in methods},
         "seed": seed,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {next(scene.model.parameters()).device}",
-        "versions": {
-            "neural-polarizer": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "machine": machine(device_of(scene.model)),
+        "versions": versions(),
     }
 
 

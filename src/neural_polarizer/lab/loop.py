@@ -7,6 +7,7 @@ checkpoints from which an interrupted run goes on to the same bits.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,12 @@ def one_cycle(optimizer: Optimizer, lr: float, steps: int) -> Schedule:
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
 
 
+def adam(module: nn.Module, lr: float, steps: int, betas: tuple[float, float] = (0.9, 0.999)) -> Learner:
+    """A module that learns with Adam on a one-cycle schedule of that many steps."""
+    optimizer = torch.optim.Adam(module.parameters(), lr=lr, betas=betas)
+    return Learner(module, optimizer, one_cycle(optimizer, lr, steps))
+
+
 def run_loop(
     learners: Sequence[Learner],
     loss: Callable[[Tensor, torch.Generator], Tensor],
@@ -77,54 +84,54 @@ def run_loop(
     used = torch.device(device)
     with torch.random.fork_rng(devices=[used] if used.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout and the like draw from the global generator: they get a lent one
-        _run(learners, loss, count, epochs, batch_size, seed, used, checkpoint, setting, progress, name)
+        generator = torch.Generator().manual_seed(seed)
+        first = _resume(checkpoint, learners, generator, setting) if checkpoint else 0
+        if first >= epochs:
+            return
+        bar = Progress(epochs - first, name, enabled=progress)
+        for epoch in (first + done + 1 for done in bar):
+            mean = _epoch(learners, loss, count, batch_size, generator, used)
+            if not math.isfinite(mean):
+                raise InputError(f"lr: {name} lost its way in epoch {epoch} (loss {mean}); wanted a smaller one")
+            bar.note(f"loss {mean:.3f}")
+            if checkpoint:
+                _save(checkpoint, learners, generator, setting, epoch)
 
 
-def _run(
+def _epoch(
     learners: Sequence[Learner],
     loss: Callable[[Tensor, torch.Generator], Tensor],
     count: int,
-    epochs: int,
     batch_size: int,
-    seed: int,
+    generator: torch.Generator,
     device: torch.device,
-    checkpoint: Path | None,
-    setting: str,
-    progress: bool,
-    name: str,
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    first = _resume(checkpoint, learners, generator, setting) if checkpoint else 0
-    if first >= epochs:
-        return
-    bar = Progress(epochs - first, name, enabled=progress)
-    for done in bar:
-        total = torch.zeros((), device=device)
-        for rows in torch.randperm(count, generator=generator).to(device).split(batch_size):
-            value = loss(rows, generator)
-            for learner in learners:
-                learner.optimizer.zero_grad()
-            value.backward()
-            for learner in learners:
-                learner.optimizer.step()
-                if learner.schedule:
-                    learner.schedule.step()
-            total += value.detach() * len(rows)
-        mean = total.item() / count
-        if mean != mean or mean in (float("inf"), float("-inf")):
-            raise InputError(f"lr: {name} lost its way in epoch {first + done + 1} (loss {mean}); wanted a smaller one")
-        bar.note(f"loss {mean:.3f}")
-        if checkpoint:
-            state = {
-                "setting": setting,
-                "epochs": first + done + 1,
-                "generator": generator.get_state(),
-                "global": torch.get_rng_state(),
-                "learners": [learner.state() for learner in learners],
-            }
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            write_atomically(checkpoint, buffer.getvalue())
+) -> float:
+    """One pass over the rows; the mean loss."""
+    total = torch.zeros((), device=device)
+    for rows in torch.randperm(count, generator=generator).to(device).split(batch_size):
+        value = loss(rows, generator)
+        for learner in learners:
+            learner.optimizer.zero_grad()
+        value.backward()
+        for learner in learners:
+            learner.optimizer.step()
+            if learner.schedule:
+                learner.schedule.step()
+        total += value.detach() * len(rows)
+    return total.item() / count
+
+
+def _save(path: Path, learners: Sequence[Learner], generator: torch.Generator, setting: str, epochs: int) -> None:
+    state = {
+        "setting": setting,
+        "epochs": epochs,
+        "generator": generator.get_state(),
+        "global": torch.get_rng_state(),
+        "learners": [learner.state() for learner in learners],
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def _resume(path: Path, learners: Sequence[Learner], generator: torch.Generator, setting: str) -> int:

@@ -10,24 +10,26 @@ from torch import Tensor
 
 from .attacks.base import Attack
 from .datasets.base import to_bytes
+from .datasets.images import png
 
-AMPLIFY, SCALE, GAP = 5, 2, 2
+AMPLIFY, GAP = 5, 2
 
 
-def sheet(rows: list[Tensor], scale: int = SCALE) -> bytes:
+def sheet(rows: list[Tensor], scale: int) -> bytes:
     """Rows of images, each (N, C, H, W) in [0, 1], as one PNG on white, pixels enlarged `scale` times."""
-    from PIL import Image
-
     count, _, h, w = rows[0].shape
     canvas = torch.full((3, len(rows) * (h + GAP) + GAP, count * (w + GAP) + GAP), 255, dtype=torch.uint8)
     for r, row in enumerate(rows):
         for c, image in enumerate(to_bytes(row.cpu()).expand(-1, 3, -1, -1)):
             top, left = GAP + r * (h + GAP), GAP + c * (w + GAP)
             canvas[:, top : top + h, left : left + w] = image
-    pixels = canvas.repeat_interleave(scale, 1).repeat_interleave(scale, 2).permute(1, 2, 0).contiguous()
-    out = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(out, "png")
-    return out.getvalue()
+    return png(canvas.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
+
+
+def views(attack: Attack, images: Tensor) -> list[Tensor]:
+    """The images (N, C, H, W), the same triggered, and 0.5 + 5 x their difference."""
+    triggered = attack.trigger(images)
+    return [images, triggered, (0.5 + AMPLIFY * (triggered - images)).clamp(0, 1)]
 
 
 def gallery(triggers: Mapping[str, Attack], image: Tensor) -> bytes:
@@ -39,10 +41,8 @@ def gallery(triggers: Mapping[str, Attack], image: Tensor) -> bytes:
 
     figure, axes = pyplot.subplots(3, len(triggers), figsize=(1.15 * len(triggers), 3.6), squeeze=False)
     for column, (name, attack) in enumerate(triggers.items()):
-        triggered = attack.trigger(image[None])[0]
-        shown = (image, triggered, (0.5 + AMPLIFY * (triggered - image)).clamp(0, 1))
-        for row, picture in enumerate(shown):
-            pixels = picture.cpu().expand(3, -1, -1).permute(1, 2, 0)
+        for row, pictures in enumerate(views(attack, image[None])):
+            pixels = pictures[0].cpu().expand(3, -1, -1).permute(1, 2, 0)
             axes[row][column].imshow(pixels.numpy(), interpolation="nearest")
             axes[row][column].axis("off")
         axes[0][column].set_title(name, fontsize=8)
@@ -54,7 +54,5 @@ def gallery(triggers: Mapping[str, Attack], image: Tensor) -> bytes:
 
 
 def trigger_sheet(attack: Attack, images: Tensor) -> bytes:
-    """A PNG of three rows: the images (N, C, H, W), the same triggered, and 0.5 + 5 x their difference."""
-    triggered = attack.trigger(images)
-    scale = max(1, min(4, 128 // images.shape[2]))
-    return sheet([images, triggered, (0.5 + AMPLIFY * (triggered - images)).clamp(0, 1)], scale)
+    """A PNG of the three rows of `views`."""
+    return sheet(views(attack, images), max(1, min(4, 128 // images.shape[2])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,14 @@ ON_DIGITS: dict[str, dict[str, Any]] = {
 }
 
 
-def labelled_attack(label: str, options: Mapping[str, Any]) -> Attack:
-    """The attack of a row's label: a name of `ATTACKS`, with `_all` behind it for all-to-all."""
+def attack_of(label: str, *, dataset: str, poisoning_ratio: float, target: int, seed: int) -> Attack:
+    """The attack of a row's label (a name of `ATTACKS`, or that with `_all`) at a ratio, as the tables compare them."""
     check_choice("only", label, LABELS)
     name = label.removesuffix(ALL_TO_ALL)
-    return build_attack(name, {**options, **({"target": None} if name != label else {})})
-
-
-def attack_of(label: str, *, dataset: str, poisoning_ratio: float, target: int, seed: int) -> Attack:
-    """That attack at a ratio, as the tables compare them."""
-    options: dict[str, Any] = {"poisoning_ratio": poisoning_ratio, "target": target, "seed": seed}
+    options: dict[str, Any] = {"poisoning_ratio": poisoning_ratio, "seed": seed}
+    options["target"] = target if name == label else None
     options |= dict.fromkeys(SAME_RATIO.get(label, ()), poisoning_ratio)
-    return labelled_attack(label, options | (ON_DIGITS.get(label, {}) if dataset == "digits" else {}))
+    return build_attack(name, options | (ON_DIGITS.get(label, {}) if dataset == "digits" else {}))
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ class Recipe:
         if not self.lr > 0:
             raise InputError(f"lr: found {self.lr}, wanted a number above 0")
 
+    def steps(self, count: int) -> int:
+        """Training steps over that many images."""
+        return self.epochs * -(-count // self.batch_size)
+
     def retraining(self) -> Recipe:
         """The same for a network that is already trained: a third of the epochs at a quarter of the rate."""
         return replace(self, epochs=max(1, self.epochs // 3), lr=self.lr / 4)
@@ -86,7 +90,7 @@ def train(
     recipe: Recipe,
     *,
     seed: int = 0,
-    tampering: Tampering | Callable[[int], Tampering] | None = None,
+    tampering: Tampering | None = None,
     checkpoint: Path | None = None,
     setting: str = "",
     progress: bool = True,
@@ -97,7 +101,7 @@ def train(
     Args:
         data: on the model's device.
         seed: of order, augmentation and tampering; the weights are the model's own.
-        tampering: a training-time attack; or a function of the number of steps that makes it.
+        tampering: what a training-time attack does to each batch.
         checkpoint, setting: see `run_loop`.
 
     Raises:
@@ -107,14 +111,13 @@ def train(
         >>> train(net, data.train, Recipe(epochs=10, mirror=True))  # doctest: +SKIP
     """
     device = device_of(model)
-    steps = recipe.epochs * -(-len(data) // recipe.batch_size)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = recipe.optimizer_for(model)
-    acts = tampering(steps) if callable(tampering) else tampering or Tampering()
+    acts = tampering or Tampering()
 
     def loss(rows: Tensor, generator: torch.Generator) -> Tensor:
-        images, labels, extra = acts.batch(to_floats(data.images[rows]), data.labels[rows], generator)
+        images, labels, extra = acts.batch(data.floats(rows), data.labels[rows], generator)
         images = augment(images, generator, shift=recipe.shift, mirror=recipe.mirror)
         if recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -125,7 +128,7 @@ def train(
 
     model.train()
     run_loop(
-        [Learner(model, optimizer, one_cycle(optimizer, recipe.lr, steps)), *acts.learners],
+        [Learner(model, optimizer, one_cycle(optimizer, recipe.lr, recipe.steps(len(data)))), *acts.learners],
         loss,
         len(data),
         epochs=recipe.epochs,

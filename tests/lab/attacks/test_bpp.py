@@ -49,7 +49,7 @@ def test_dithering_keeps_the_mean():
 def test_batches_have_poisoned_and_negative_images():
     attack = Bpp(target=2, poisoning_ratio=0.1, negative_ratio=0.2)
     images, labels = photographs(40), torch.arange(40) % 4
-    out, changed, extra = attack.tampering(attacker())(1).batch(images, labels, torch.Generator())
+    out, changed, extra = attack.tampering(attacker(), 1).batch(images, labels, torch.Generator())
     assert extra is None
     assert torch.equal(out[:4], attack.trigger(images[:4]))
     assert changed[:4].tolist() == [2] * 4

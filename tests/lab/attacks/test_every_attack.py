@@ -24,11 +24,11 @@ def ready(name, data, **options):
     """The attack after everything that its trigger needs."""
     means = attacker(data)
     attack = build_attack(name, {**QUICK.get(name, {}), **options}).prepare(means)
-    make = attack.tampering(means)
-    if make is None:
+    recipe = Recipe(epochs=1)
+    tampering = attack.tampering(means, recipe.steps(len(data)))
+    if tampering is None:
         return attack
-    tampering = make(-(-len(data) // 64))
-    train(means.build(1), data, Recipe(epochs=1), tampering=tampering, progress=False)
+    train(means.build(1), data, recipe, tampering=tampering, progress=False)
     return attack.finished(tampering)
 
 
@@ -66,7 +66,7 @@ def test_poisons_by_ratio_and_keeps_the_rest(name):
     assert (poisoned.data.labels[rows] == 1).all()
     if attack.clean_label:
         assert torch.equal(poisoned.data.labels, data.labels), "labels are untouched"
-    if attack.tampering(attacker(data)) is None:
+    if attack.tampering(attacker(data), 1) is None:
         assert len(rows) == round(attack.poisoning_ratio * 400)
         assert torch.equal(rows, rows.sort().values)
     else:

@@ -23,7 +23,7 @@ def test_masks_become_sparse():
 
 def test_batches_have_own_and_crossed_triggers_with_gradients():
     means, attack = prepared()
-    tampering = attack.tampering(means)(10)
+    tampering = attack.tampering(means, 10)
     images, labels = photographs(40), torch.arange(40) % 4
     out, changed, extra = tampering.batch(images, labels, torch.Generator().manual_seed(0))
     assert changed[:4].tolist() == [1] * 4
@@ -37,7 +37,7 @@ def test_batches_have_own_and_crossed_triggers_with_gradients():
 
 def test_small_batches():
     means, attack = prepared()
-    tampering = attack.tampering(means)(10)
+    tampering = attack.tampering(means, 10)
     for count in (1, 2, 6, 9):
         out, labels, _ = tampering.batch(photographs(count), torch.zeros(count, dtype=torch.long), torch.Generator())
         assert len(out) == len(labels) == count

@@ -34,7 +34,7 @@ def test_a_linear_image_shows_the_displacement():
 
 def test_batches_have_poisoned_and_cover_images():
     attack = WaNet(target=2, poisoning_ratio=0.1, cross_ratio=2.0)
-    tampering = attack.tampering(attacker())(1)
+    tampering = attack.tampering(attacker(), 1)
     images, labels = photographs(50), torch.arange(50) % 4
     out, changed, extra = tampering.batch(images, labels, torch.Generator().manual_seed(0))
     assert extra is None

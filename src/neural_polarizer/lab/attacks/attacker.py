@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..datasets.base import Split
+from ..loop import adam, run_loop
 from ..train import Recipe, train
 
 
@@ -51,6 +52,42 @@ class Attacker:
             )
             self.clean = model
         return self.clean
+
+    def learn(
+        self,
+        modules: Sequence[nn.Module],
+        loss: Callable[[Tensor, torch.Generator], Tensor],
+        *,
+        steps: int,
+        batch_size: int,
+        lr: float,
+        seed: int,
+        file: str,
+        setting: str,
+        name: str,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        """Train networks of the attack's own on the data with Adam, for whole epochs of about that many steps in all.
+
+        Args:
+            loss: see `run_loop`.
+            file: the checkpoint's name.
+        """
+        per_epoch = -(-len(self.data) // batch_size)
+        epochs = max(1, round(steps / per_epoch))
+        run_loop(
+            [adam(module, lr, epochs * per_epoch, betas) for module in modules],
+            loss,
+            len(self.data),
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            device=self.device,
+            checkpoint=self.checkpoint(file),
+            setting=setting,
+            progress=self.progress,
+            name=name,
+        )
 
     def checkpoint(self, name: str) -> Path | None:
         return self.folder / f"{name}.pt" if self.folder else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ DEVELOPMENT_ATTACKS = ("badnets", "blended", "wanet")
 """The attacks that any choice of this project may look at (BadNets all-to-one only). All others are test attacks: they
 are for the final tables, and nothing is tuned on them, so that the tables say how the defaults do on the unseen."""
 
+NO_OPTION = {"option": False}  # metadata of a field that is no option of the attack
 NOTHING = torch.zeros(0, dtype=torch.long)
 
 
@@ -53,11 +54,10 @@ class Attack(ABC):
     name: ClassVar[str]
     clean_label: ClassVar[bool] = False  # poisons images of the target class and leaves the labels alone
     retrains: ClassVar[bool] = False  # starts from a clean network instead of from random weights
-    surrogate: ClassVar[bool] = False  # needs a clean network to be made
     target: int | None = 0
     poisoning_ratio: float = 0.1
     seed: int = 0
-    learned: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    learned: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False, metadata=NO_OPTION)
 
     def __post_init__(self) -> None:
         if not 0 < self.poisoning_ratio < 1:
@@ -85,8 +85,8 @@ class Attack(ABC):
         """Trigger and relabel `poisoning_ratio` of the images, drawn from those whose label would change."""
         return self.poison_rows(data, classes, self.candidates(data, classes, seed, self.poisoning_ratio))
 
-    def tampering(self, attacker: Attacker) -> Callable[[int], Tampering] | None:
-        """What a training-time attack does, made from the number of training steps; None for all others."""
+    def tampering(self, attacker: Attacker, steps: int) -> Tampering | None:
+        """What a training-time attack does during that many training steps; None for all others."""
         return None
 
     def finished(self, tampering: Tampering) -> Self:
@@ -123,7 +123,19 @@ class Attack(ABC):
 
     def options(self) -> dict[str, Any]:
         """All options as plain JSON values, without what was learned."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "learned"}
+        return {name: getattr(self, name) for name in self.option_names()}
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        return [f.name for f in fields(cls) if f.metadata != NO_OPTION]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTimeAttack(Attack):
+    """An attack that poisons every batch of the training anew, in its `tampering`, and no image for good."""
+
+    def poison(self, data: Split, classes: int, seed: int) -> Poisoned:
+        return Poisoned(data, NOTHING)
 
 
 @dataclass(frozen=True, kw_only=True)

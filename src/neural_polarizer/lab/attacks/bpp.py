@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..datasets.base import Split
 from ..train import Tampering
 from .attacker import Attacker
-from .base import NOTHING, Attack, Poisoned
+from .base import TrainingTimeAttack
 
 
 def quantised(images: Tensor, levels: int) -> Tensor:
@@ -47,7 +45,7 @@ def dithered(images: Tensor, levels: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bpp(Attack):
+class Bpp(TrainingTimeAttack):
     """BppAttack, poisoned batch by batch during the training.
 
     Paper: Wang, Zhai, Ma, "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
@@ -85,11 +83,8 @@ class Bpp(Attack):
     def trigger(self, images: Tensor) -> Tensor:
         return dithered(images, self.levels) if self.dither else quantised(images, self.levels)
 
-    def poison(self, data: Split, classes: int, seed: int) -> Poisoned:
-        return Poisoned(data, NOTHING)  # each batch anew, see `tampering`
-
-    def tampering(self, attacker: Attacker) -> Callable[[int], Tampering]:
-        return lambda steps: Quantising(self, attacker.classes)
+    def tampering(self, attacker: Attacker, steps: int) -> Tampering:
+        return Quantising(self, attacker.classes)
 
 
 class Quantising(Tampering):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +10,13 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ...errors import InputError
-from ..datasets.base import Split
-from ..loop import Learner, one_cycle, run_loop
+from ..loop import adam
 from ..train import Tampering
 from .attacker import Attacker
-from .base import NOTHING, Attack, Poisoned
+from .base import TrainingTimeAttack
 from .modules import restored, seeded
+
+LR, BETAS = 1e-2, (0.5, 0.9)  # of Adam, as in the paper
 
 
 class Generator(nn.Module):
@@ -44,7 +44,7 @@ class Generator(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputAware(Attack):
+class InputAware(TrainingTimeAttack):
     """Input-aware dynamic attack, poisoned batch by batch during the training.
 
     Paper: Nguyen, Tran, "Input-Aware Dynamic Backdoor Attack", arXiv 2010.08138, section 3. Trigger: x + m(x) (p(x) -
@@ -86,9 +86,6 @@ class InputAware(Attack):
                 f"poisoning_ratio: {self.poisoning_ratio} and cross_ratio {self.cross_ratio} exceed a batch"
             )
 
-    def poison(self, data: Split, classes: int, seed: int) -> Poisoned:
-        return Poisoned(data, NOTHING)  # each batch anew, see `tampering`
-
     def prepare(self, attacker: Attacker) -> Self:
         data = attacker.data
         mask = seeded(Generator, self.seed, data.images.shape[1], 1).to(attacker.device)
@@ -99,29 +96,24 @@ class InputAware(Attack):
             dense = F.relu(maps.mean((1, 2, 3)) - self.density).mean()
             return self.diversity * apart(images, maps) + 100 * dense
 
-        size = attacker.recipe.batch_size
-        per_epoch = -(-len(data) // size)
-        epochs = max(1, round(self.mask_steps / per_epoch))
-        optimizer = torch.optim.Adam(mask.parameters(), lr=1e-2, betas=(0.5, 0.9))
-        run_loop(
-            [Learner(mask, optimizer, one_cycle(optimizer, 1e-2, epochs * per_epoch))],
+        attacker.learn(
+            [mask],
             loss,
-            len(data),
-            epochs=epochs,
-            batch_size=size,
+            steps=self.mask_steps,
+            batch_size=attacker.recipe.batch_size,
+            lr=LR,
             seed=self.seed,
-            device=attacker.device,
-            checkpoint=attacker.checkpoint("mask"),
+            file="mask",
             setting=str(self),
-            progress=attacker.progress,
             name="train the mask network",
+            betas=BETAS,
         )
         return self.with_learned({f"mask.{k}": v for k, v in mask.state_dict().items()})
 
-    def tampering(self, attacker: Attacker) -> Callable[[int], Tampering]:
+    def tampering(self, attacker: Attacker, steps: int) -> Tampering:
         channels = attacker.data.images.shape[1]
         pattern = seeded(Generator, self.seed + 1, channels, channels).to(attacker.device)
-        return lambda steps: Drawing(self, self.network("mask", channels, attacker.device), pattern, attacker, steps)
+        return Drawing(self, self.network("mask", channels, attacker.device), pattern, attacker, steps)
 
     def finished(self, tampering: Tampering) -> Self:
         assert isinstance(tampering, Drawing)
@@ -145,8 +137,7 @@ class Drawing(Tampering):
 
     def __init__(self, attack: InputAware, mask: nn.Module, pattern: nn.Module, attacker: Attacker, steps: int) -> None:
         self.attack, self.mask, self.pattern, self.classes = attack, mask, pattern, attacker.classes
-        optimizer = torch.optim.Adam(pattern.parameters(), lr=1e-2, betas=(0.5, 0.9))
-        self.learners = [Learner(pattern, optimizer, one_cycle(optimizer, 1e-2, steps))]
+        self.learners = [adam(pattern, LR, steps, BETAS)]
 
     def batch(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         poisoned = round(len(images) * self.attack.poisoning_ratio)

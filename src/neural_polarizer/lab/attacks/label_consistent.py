@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from ...cut import frozen_view
 from ...errors import InputError
 from ..datasets.base import Split, to_bytes
 from .attacker import Attacker
-from .base import CleanLabelAttack, Poisoned
+from .base import NO_OPTION, CleanLabelAttack, Poisoned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,10 @@ class LabelConsistent(CleanLabelAttack):
     """
 
     name = "lc"
-    surrogate = True
     epsilon: float = 16 / 255
     steps: int = 20
     amplitude: float = 1.0
+    network: nn.Module | None = field(default=None, compare=False, repr=False, metadata=NO_OPTION)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,8 +53,7 @@ class LabelConsistent(CleanLabelAttack):
             )
 
     def prepare(self, attacker: Attacker) -> Self:
-        object.__setattr__(self, "_net", attacker.clean_model())
-        return self
+        return replace(self, network=attacker.clean_model())
 
     def poison(self, data: Split, classes: int, seed: int) -> Poisoned:
         rows = self.candidates(data, classes, seed, self.poisoning_ratio)
@@ -65,10 +64,9 @@ class LabelConsistent(CleanLabelAttack):
 
     def hardened(self, images: Tensor, labels: Tensor) -> Tensor:
         """The images moved inside the ball to where the clean network no longer sees their class."""
-        net = getattr(self, "_net", None)
-        if net is None:
+        if self.network is None:
             raise InputError("attack: lc perturbs against a clean network; call prepare() before poison()")
-        view, step = frozen_view(net), 2.5 * self.epsilon / self.steps
+        view, step = frozen_view(self.network), 2.5 * self.epsilon / self.steps
         moved = images.clone()
         for _ in range(self.steps):
             moved.requires_grad_()

@@ -39,7 +39,6 @@ class LowFrequency(Attack):
     """
 
     name = "lf"
-    surrogate = True
     amplitude: float = 0.1
     cutoff: float = 0.2
     steps: int = 200

@@ -6,7 +6,6 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
@@ -59,10 +58,10 @@ def build_attack(name: str, options: Mapping[str, Any], learned: Mapping[str, Te
     check_choice("attack", name, ATTACKS)
     cls = ATTACKS[name]
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in fields(cls)} - {"learned"}
+    known = sorted(cls.option_names())
     for option, value in options.items():
         if option not in known:
-            raise InputError(f"option: {name} takes no {option!r}{near(option, sorted(known))}")
+            raise InputError(f"option: {name} takes no {option!r}{near(option, known)}")
         kinds = typing.get_args(hints[option]) if isinstance(hints[option], types.UnionType) else (hints[option],)
         fits = type(value) in kinds or (float in kinds and type(value) is int)
         if not fits or (isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= 1e9)):

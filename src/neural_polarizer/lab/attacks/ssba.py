@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ...errors import InputError
-from ..loop import Learner, one_cycle, run_loop
 from .attacker import Attacker
 from .base import Attack
 from .modules import restored, seeded
@@ -116,23 +115,15 @@ class SSBA(Attack):
             noise = torch.randn(images.shape, generator=generator).to(images)
             return F.binary_cross_entropy_with_logits(decoder(carrying + 0.5 * self.strength * noise), bits)
 
-        per_epoch = -(-len(data) // 64)
-        epochs = max(1, round(self.steps / per_epoch))
-        learners = []
-        for module in (encoder, decoder):
-            optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
-            learners.append(Learner(module, optimizer, one_cycle(optimizer, 2e-3, epochs * per_epoch)))
-        run_loop(
-            learners,
+        attacker.learn(
+            [encoder, decoder],
             loss,
-            len(data),
-            epochs=epochs,
+            steps=self.steps,
             batch_size=64,
+            lr=2e-3,
             seed=self.seed,
-            device=attacker.device,
-            checkpoint=attacker.checkpoint("ssba"),
+            file="ssba",
             setting=str(self),
-            progress=attacker.progress,
             name="train the encoder and decoder",
         )
         return self.with_learned(encoder.state_dict())

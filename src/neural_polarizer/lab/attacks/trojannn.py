@@ -60,7 +60,6 @@ class TrojanNN(Attack):
 
     name = "trojannn"
     retrains = True
-    surrogate = True
     area: float = 0.07
     steps: int = 200
     lr: float = 0.1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import InputError
-from ..datasets.base import Split
 from ..train import Tampering
 from .attacker import Attacker
-from .base import NOTHING, Attack, Poisoned
+from .base import TrainingTimeAttack
 
 
 def identity_grid(height: int, width: int) -> Tensor:
@@ -29,7 +27,7 @@ def sample(images: Tensor, grid: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaNet(Attack):
+class WaNet(TrainingTimeAttack):
     """Warping-based attack, poisoned batch by batch during the training.
 
     Paper: Nguyen, Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", arXiv 2102.10369. Trigger: a k x k grid
@@ -87,11 +85,8 @@ class WaNet(Attack):
         noise = (torch.rand(count, h, w, 2, generator=generator) * 2 - 1) / torch.tensor([w, h])
         return sample(images, (identity_grid(h, w) + self.field(h, w) + noise).to(images))
 
-    def poison(self, data: Split, classes: int, seed: int) -> Poisoned:
-        return Poisoned(data, NOTHING)  # each batch anew, see `tampering`
-
-    def tampering(self, attacker: Attacker) -> Callable[[int], Tampering]:
-        return lambda steps: Warping(self, attacker.classes)
+    def tampering(self, attacker: Attacker, steps: int) -> Tampering:
+        return Warping(self, attacker.classes)
 
 
 class Warping(Tampering):

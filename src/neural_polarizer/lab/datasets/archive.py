@@ -54,13 +54,17 @@ class Files(ABC):
         return next(self.read([self.find(ending)]))[1]
 
 
+def files_below(directory: Path) -> list[Path]:
+    """All files below a folder, sorted by path; links are not followed out of it."""
+    root = directory.resolve()
+    return sorted(p for p in directory.rglob("*") if p.is_file() and p.resolve().is_relative_to(root))
+
+
 class Folder(Files):
     """A folder on disk; links out of it are not followed."""
 
     def names(self) -> Sequence[str]:
-        root = self.path.resolve()
-        found = [p for p in self.path.rglob("*") if p.is_file() and p.resolve().is_relative_to(root)]
-        return sorted(p.relative_to(self.path).as_posix() for p in found)
+        return sorted(p.relative_to(self.path).as_posix() for p in files_below(self.path))
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         for name in names:
@@ -164,10 +168,6 @@ class Tar(Files):
                     yield name, data
         except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
             raise InputError(f"{self.path}: is damaged ({error})") from None
-
-
-def is_archive(path: Path) -> bool:
-    return path.name.lower().endswith((".zip", *TAR_SUFFIXES))
 
 
 def open_files(path: Path) -> Files:

@@ -30,11 +30,6 @@ class Source:
 
 
 def md5_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest() if hasattr(hashlib, "file_digest") else _md5(path)
-
-
-def _md5(path: Path) -> str:  # Python 3.10
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):

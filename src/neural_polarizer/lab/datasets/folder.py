@@ -18,12 +18,28 @@ TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
 TEST_SHARE = 0.2  # of each class, where the folder has no test part
 
 
-def read_stack(files: Files, names: Sequence[str], size: int | None, *, channels: int = 3, progress: bool) -> Tensor:
+def read_stack(
+    files: Files,
+    names: Sequence[str],
+    size: int | None,
+    *,
+    channels: int = 3,
+    progress: bool,
+    what: str = "image",
+) -> Tensor:
     """All those images as one uint8 tensor (N, C, H, W), in the order of `names`.
 
     Args:
         size: side in pixels that every image is resized to; None wants them all alike.
+        what: how the images are called where all of them are missing.
+
+    Raises:
+        InputError: one of them is missing, or damaged, or of another size than the others.
     """
+    known = set(files.names())
+    missing = next((n for n in names if n not in known), None)
+    if missing or not names:
+        raise InputError(f"data_dir: {missing or f'every {what}'} is missing in {files.path}")
     where = {name: i for i, name in enumerate(names)}
     out: Tensor | None = None
     bar = iter(Progress(len(names), f"read {files.path.name}", enabled=progress and len(names) > 5000))
@@ -43,6 +59,14 @@ def read_stack(files: Files, names: Sequence[str], size: int | None, *, channels
     next(bar, None)
     assert out is not None
     return out
+
+
+def read_split(
+    files: Files, rows: Sequence[tuple[str, int]], size: int | None, *, progress: bool, what: str = "image"
+) -> Split:
+    """Images and labels of (name, class) pairs, in their order; see `read_stack`."""
+    images = read_stack(files, [name for name, _ in rows], size, progress=progress, what=what)
+    return Split(images, torch.tensor([c for _, c in rows]))
 
 
 def image_folder(

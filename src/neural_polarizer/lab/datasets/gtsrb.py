@@ -6,13 +6,11 @@ import csv
 import io
 from pathlib import Path
 
-import torch
-
 from ...errors import InputError
-from .archive import Files, open_files
-from .base import ImageData, Split
+from .archive import open_files
+from .base import ImageData
 from .download import Source, fetch
-from .folder import read_stack
+from .folder import read_split
 
 ADDRESS = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370"
 TRAIN = Source(f"{ADDRESS}/GTSRB-Training_fixed.zip", "513f3c79a4c5141765e10e952eaa2478")
@@ -62,8 +60,8 @@ def gtsrb(directory: Path, *, size: int | None = None, download: bool = False, p
         raise InputError(f"data_dir: {missing} of {final[0]} is missing in {test.path}")
     side = size or 32
     splits = [
-        _split(train, sorted(rows), side, progress),
-        _split(test, [(where[file], c) for file, c in answers], side, progress),
+        read_split(train, sorted(rows), side, progress=progress),
+        read_split(test, [(where[file], c) for file, c in answers], side, progress=progress),
     ]
     seen = set(splits[0].labels.tolist())
     empty = [c for c in range(max(seen) + 1) if c not in seen]
@@ -85,12 +83,3 @@ def _annotations(content: bytes, where: str) -> list[tuple[str, int]]:
             raise InputError(f"{where}: found {file!r} of class {c!r}, wanted a file name and a class of 0 to 42")
         out.append((file, int(c)))
     return out
-
-
-def _split(files: Files, rows: list[tuple[str, int]], size: int, progress: bool) -> Split:
-    known = set(files.names())
-    missing = next((n for n, _ in rows if n not in known), None)
-    if missing or not rows:
-        raise InputError(f"data_dir: {missing or 'every image'} is missing in {files.path}")
-    images = read_stack(files, [n for n, _ in rows], size, progress=progress)
-    return Split(images, torch.tensor([c for _, c in rows]))

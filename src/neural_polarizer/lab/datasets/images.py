@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import InputError
+from ...files import write_atomically
+from .archive import files_below
+from .base import to_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "WEBP")
@@ -23,9 +26,7 @@ def image_files(directory: Path) -> list[Path]:
     """All image files below a folder, sorted by path; links are not followed out of it."""
     if not directory.is_dir():
         raise InputError(f"images: {str(directory)!r} is no folder")
-    root = directory.resolve()
-    found = [p for p in directory.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
-    found = sorted(p for p in found if p.resolve().is_relative_to(root))
+    found = [p for p in files_below(directory) if p.suffix.lower() in SUFFIXES]
     if not found:
         raise InputError(f"images: found no image in {str(directory)!r}, wanted {', '.join(SUFFIXES)}")
     return found
@@ -81,14 +82,15 @@ def read_image(path: Path, shape: Sequence[int] | None = None) -> Tensor:
     return resized(image, shape[1], shape[2]) if shape else image
 
 
-def write_image(path: Path, image: Tensor) -> None:
-    """A (C, H, W) image in [0, 1] as an 8-bit PNG."""
+def png(pixels: Tensor) -> bytes:
+    """A (C, H, W) uint8 image as the content of a PNG file."""
     from PIL import Image
 
-    from ...files import write_atomically
-
-    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    array = pixels.permute(1, 2, 0).squeeze(-1).contiguous().numpy()
     out = io.BytesIO()
-    Image.fromarray(array).save(out, "png")
-    write_atomically(path, out.getvalue())
+    Image.fromarray(pixels.cpu().permute(1, 2, 0).squeeze(-1).contiguous().numpy()).save(out, "png")
+    return out.getvalue()
+
+
+def write_image(path: Path, image: Tensor) -> None:
+    """A (C, H, W) image in [0, 1] as an 8-bit PNG."""
+    write_atomically(path, png(to_bytes(image)))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from ...errors import InputError
 from .archive import open_files
-from .base import ImageData, Split
+from .base import ImageData
 from .download import Source, fetch
-from .folder import read_stack
+from .folder import read_split
 from .images import SUFFIXES
 
 SOURCE = Source("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")
@@ -56,13 +54,9 @@ def tiny_imagenet(
         if c not in index or "/" in file:
             raise InputError(f"{files.path}: {table} says {file!r} is of class {c!r}, which has no training image")
         test.append((f"{root}val/images/{file}", index[c]))
-    known = set(files.names())
-    missing = next((n for n, _ in test if n not in known), None)
-    if missing or not test:
-        raise InputError(f"data_dir: {missing or 'every validation image'} is missing in {files.path}")
     splits = [
-        Split(read_stack(files, [n for n, _ in rows], size, progress=progress), torch.tensor([c for _, c in rows]))
-        for rows in ([(n, index[c]) for n, c in train], test)
+        read_split(files, [(n, index[c]) for n, c in train], size, progress=progress),
+        read_split(files, test, size, progress=progress, what="validation image"),
     ]
     side = splits[0].images.shape[2]
     return ImageData("tiny_imagenet", splits[0], splits[1], tuple(classes), mirror=True, shift=side // 16)
