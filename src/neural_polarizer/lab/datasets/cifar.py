@@ -58,7 +58,7 @@ def cifar(
         splits = [Split(torch.stack([resized(i, size, size) for i in s.images]), s.labels) for s in splits]
     side = splits[0].images.shape[2]
     return ImageData(
-        f"cifar{classes}", splits[0], splits[1], _class_names(files, binary, classes), mirror=True, shift=side // 16
+        f"cifar{classes}", splits[0], splits[1], _class_names(files, binary, classes), mirror=True, shift=side // 8
     )
 
 

@@ -141,7 +141,7 @@ def image_folder(
         whole.take(testing.nonzero()[:, 0]),
         tuple(classes),
         mirror=True,
-        shift=side // 16,
+        shift=side // 8,
     )
 
 

@@ -68,7 +68,7 @@ def gtsrb(directory: Path, *, size: int | None = None, download: bool = False, p
     if empty or not set(splits[1].labels.tolist()) <= seen:
         raise InputError(f"data_dir: classes {empty or 'of the test part'} have no training image in {train.path}")
     names = tuple(f"{c:05}" for c in range(max(seen) + 1))
-    return ImageData("gtsrb", splits[0], splits[1], names, mirror=False, shift=side // 16)
+    return ImageData("gtsrb", splits[0], splits[1], names, mirror=False, shift=side // 8)
 
 
 def _annotations(content: bytes, where: str) -> list[tuple[str, int]]:

@@ -59,4 +59,4 @@ def tiny_imagenet(
         read_split(files, test, size, progress=progress, what="validation image"),
     ]
     side = splits[0].images.shape[2]
-    return ImageData("tiny_imagenet", splits[0], splits[1], tuple(classes), mirror=True, shift=side // 16)
+    return ImageData("tiny_imagenet", splits[0], splits[1], tuple(classes), mirror=True, shift=side // 8)
