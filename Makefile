@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # Each extra leaves a stamp: the second run installs nothing, and a changed pyproject.toml installs again.
 DEMO_STAMP := $(VENV)/.installed-lab
 TEST_STAMP := $(VENV)/.installed-test
+SLOW_STAMP := $(VENV)/.installed-slow
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-slow lint format clean
@@ -15,7 +16,7 @@ demo: $(DEMO_STAMP)
 test: $(TEST_STAMP) lint
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
-test-slow: $(TEST_STAMP) lint
+test-slow: $(SLOW_STAMP) lint
 	$(BIN)/python -m pytest -n 2
 
 lint: $(TEST_STAMP)
@@ -39,6 +40,10 @@ $(DEMO_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
 $(TEST_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable ".[test]"
 	touch $@ $(DEMO_STAMP)
+
+$(SLOW_STAMP): $(TEST_STAMP)
+	$(PIP) --editable ".[test,ray]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import check_choice, device_of
+from ..cut import logits_of
 from ..errors import InputError
 from .augment import augment
 from .datasets.base import Split, to_floats
@@ -158,6 +159,6 @@ def predict(
     out: list[Tensor] = []
     for batch in images.split(batch_size):
         floats = batch if batch.is_floating_point() else to_floats(batch)
-        out.append(model(change(floats) if change else floats).argmax(1))
+        out.append(logits_of(model(change(floats) if change else floats)).argmax(1))
     model.train(was)
     return torch.cat(out)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from ...checks import check_choice, near
-from ...errors import InputError
+from ...checks import check_choice
+from ..options import check_options
 from .adaptive_blend import AdaptiveBlend
 from .badnets import BadNets
 from .base import Attack
@@ -57,14 +54,5 @@ def build_attack(name: str, options: Mapping[str, Any], learned: Mapping[str, Te
     """
     check_choice("attack", name, ATTACKS)
     cls = ATTACKS[name]
-    hints = typing.get_type_hints(cls)
-    known = sorted(cls.option_names())
-    for option, value in options.items():
-        if option not in known:
-            raise InputError(f"option: {name} takes no {option!r}{near(option, known)}")
-        kinds = typing.get_args(hints[option]) if isinstance(hints[option], types.UnionType) else (hints[option],)
-        fits = type(value) in kinds or (float in kinds and type(value) is int)
-        if not fits or (isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= 1e9)):
-            wanted = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
-            raise InputError(f"option: {option} of {name}: found {value!r}, wanted {wanted}")
+    check_options(name, cls, cls.option_names(), options)
     return cls(**options, learned=dict(learned or {}))

@@ -13,12 +13,14 @@ try:
 except ImportError:  # the core was installed alone
     sys.exit('polarize: needs the command-line extra; pip install "neural-polarizer[cli]"')
 
-from . import __version__
-from .errors import InputError
-from .methods import METHODS
+from .. import __version__
+from ..errors import InputError
+from ..methods import METHODS
+from .bench import bench
+from .tables import print_table
 
 if TYPE_CHECKING:
-    from .lab.backdoor import Victim
+    from ..lab.backdoor import Victim
 
 app = typer.Typer(
     name="polarize",
@@ -26,6 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench, name="bench", rich_help_panel="Reproduce and compare")
 Method = Enum("Method", {name: name for name in METHODS}, type=str)  # type: ignore[misc]  # typer wants an Enum
 
 NPD = Method("npd")
@@ -56,7 +59,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON, no table.")] = False,
 ) -> None:
     """Backdoor a small network on real digits, purify it, and show both."""
-    from .lab.demo import config_for, metrics_of, run_demo, table_of
+    from ..lab.demo import config_for, metrics_of, run_demo, table_of
 
     methods = list(METHODS) if all_methods else [method.value]
     results = run_demo(out, seed=seed, methods=methods, device=device)
@@ -64,7 +67,7 @@ def demo(
         metrics = {r.method: metrics_of(r) for r in results}
         typer.echo(json.dumps(metrics if all_methods else metrics[method.value], indent=2))
         return
-    _print_table(table_of(results))
+    print_table(table_of(results))
     typer.echo(
         f"scikit-learn digits, BadNets patch on 10 % of the training images, {results[0].clean_images} clean images, "
         f"seed {seed}."
@@ -88,11 +91,11 @@ def detect(
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Tell which images of a folder carry a trigger: the original and the purified prediction differ."""
-    from .checks import usable_device
-    from .lab.detect import check_out, detect_folder, write_suspects
-    from .models.zoo import load_model
-    from .polarized import PolarizedModel
-    from .saved import read_saved
+    from ..checks import usable_device
+    from ..lab.detect import check_out, detect_folder, write_suspects
+    from ..models.zoo import load_model
+    from ..polarized import PolarizedModel
+    from ..saved import read_saved
 
     check_out(out)
     usable_device("device", device)
@@ -117,8 +120,8 @@ def conditioning(
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON, no table.")] = False,
 ) -> None:
     """Does conditioning earn its parameters? CNPD given the predicted class, none, the true one, or a random one."""
-    from .files import make_directory, write_atomically
-    from .lab.conditioning import run_conditioning, summary
+    from ..files import make_directory, write_atomically
+    from ..lab.conditioning import run_conditioning, summary
 
     make_directory("out", out.parent)
     records = run_conditioning(range(seeds))
@@ -127,7 +130,7 @@ def conditioning(
     if as_json:
         typer.echo(text)
     else:
-        _print_table(summary(records))
+        print_table(summary(records))
 
 
 Precision = Enum("Precision", {p: p for p in ("auto", "float32", "bfloat16")}, type=str)  # type: ignore[misc]
@@ -186,8 +189,8 @@ def attack(
     as_json: JsonOption = False,
 ) -> None:
     """Train a backdoored network, or its clean twin, and write it with everything that rebuilds the attack."""
-    from .lab.attacks.registry import build_attack
-    from .lab.backdoor import CLEAN, load_backdoored, train_backdoored
+    from ..lab.attacks.registry import build_attack
+    from ..lab.backdoor import CLEAN, load_backdoored, train_backdoored
 
     chosen = None
     if attack != CLEAN:
@@ -234,7 +237,7 @@ def attacks(
     as_json: JsonOption = False,
 ) -> None:
     """Train the clean twin and every attack on one data set and architecture, and show how strong each is."""
-    from .lab.proving import LABELS, run_attacks, table_of
+    from ..lab.proving import LABELS, run_attacks, table_of
 
     labels = [x.strip() for x in only.split(",")] if only else list(LABELS)
     victim = _victim(
@@ -244,7 +247,7 @@ def attacks(
     if as_json:
         typer.echo(json.dumps([p.to_dict() for p in proofs], indent=2))
     else:
-        _print_table(table_of(proofs))
+        print_table(table_of(proofs))
 
 
 def _pairs(texts: list[str]) -> dict[str, object]:
@@ -278,11 +281,11 @@ def _victim(
 ) -> Victim:
     from dataclasses import replace
 
-    from .checks import usable_device
-    from .lab.backdoor import Victim
-    from .lab.datasets.registry import load_dataset
-    from .lab.proving import recipe_for
-    from .models.zoo import build_model
+    from ..checks import usable_device
+    from ..lab.backdoor import Victim
+    from ..lab.datasets.registry import load_dataset
+    from ..lab.proving import recipe_for
+    from ..models.zoo import build_model
 
     usable_device("device", device)
     options = {} if width is None else {"width": width}
@@ -299,20 +302,6 @@ def _victim(
     return Victim(data, arch, options, recipe, hold_back, seed, source)
 
 
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD)
-    for i, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in rows[1:]:
-        table.add_row(*row)
-    # A file or a pipe has no width: nothing is cut off there.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
 def main() -> None:
     """Entry point: bad input is one line on standard error and exit status 2, an interruption 130."""
     try:
@@ -326,7 +315,3 @@ def main() -> None:
 def _complain(text: str, status: int) -> int:
     print(f"polarize: {text}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    main()

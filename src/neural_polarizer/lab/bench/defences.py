@@ -1,0 +1,70 @@
+"""Every defence of a grid behind one call: nothing, a neural polarizer, or a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...checks import check_choice
+from ...config import FitConfig
+from ...errors import InputError
+from ...fit import purify
+from ...methods import METHODS
+from ..baselines.base import Defended
+from ..baselines.registry import BASELINES, build_baseline
+from ..datasets.base import ImageData
+
+NONE = "none"
+DEFENCES = (NONE, *METHODS, *BASELINES)
+LAYERS = {"preact_resnet18": "layer4.1.conv1", "small_resnet": "layer3", "vgg19_bn": "features.49"}
+PUBLISHED = "published"  # an option of polarizers: start from the papers' settings of a data set
+
+
+def options_of(
+    name: str, options: Mapping[str, Any], arch: str, layer: str | None
+) -> tuple[dict[str, Any], str | None]:
+    """All options of a defence, with the defaults of those not given, and the layer where it stands, if it does.
+
+    Raises:
+        InputError: an unknown defence or option, no layer for a polarizer in an architecture that has no usual one.
+    """
+    check_choice("defences", name, DEFENCES)
+    if name == NONE:
+        if options:
+            raise InputError(f"defences: none takes no options, found {sorted(options)}")
+        return {}, None
+    if name in BASELINES:
+        return build_baseline(name, options).options() | dict(options), None
+    given = dict(options)
+    where = given.pop("layer", None) or layer or LAYERS.get(arch)
+    if not isinstance(where, str):
+        raise InputError(f"layer: found none for {name} in {arch}, wanted the layer of the architecture in the grid")
+    published = given.pop(PUBLISHED, None)
+    start = FitConfig() if published is None else FitConfig.published(published)
+    return FitConfig.from_dict({**start.to_dict(), **given}).to_dict(), where
+
+
+def defend(
+    name: str,
+    options: Mapping[str, Any],
+    layer: str | None,
+    model: nn.Module,
+    clean: tuple[Tensor, Tensor],
+    data: ImageData,
+    *,
+    seed: int,
+    progress: bool = True,
+) -> Defended:
+    """Run a defence with all its options on a model and a clean set (images (N, C, H, W) in [0, 1], labels (N,))."""
+    if name == NONE:
+        return Defended(model, 0, {})
+    if name in BASELINES:
+        # Whoever fine-tunes augments as the data allow: the grid says otherwise where it wants to.
+        usual = {"shift": data.shift, "mirror": data.mirror}
+        return build_baseline(name, {**usual, **options})(model, clean, seed=seed, progress=progress)
+    assert layer is not None
+    config = FitConfig.from_dict(dict(options))
+    purified = purify(model, clean, method=name, layer=layer, config=config, seed=seed, progress=progress)
+    return Defended(purified, purified.get_nb_trainable_parameters()[0], {"layer": layer})

@@ -1,0 +1,97 @@
+"""How long a grid will take: image passes of each task, times what a pass costs, over what a machine does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...config import FitConfig
+from ...models.elsewhere import LIBRARIES
+from ...models.zoo import build_model
+from ..baselines.registry import BASELINES, build_baseline
+from .cells import Cell, Network
+from .defences import NONE
+
+# Floating-point operations per second that the training of such networks reaches, by one core and by one data-centre
+# GPU: the first measured here (preact_resnet18 at width 16, float32: 350 images/s on one core), the second assumed at
+# a twentieth of an H100's peak in bf16. Orders of magnitude, not promises.
+CPU_CORE = 7.5e10
+GPU = 5e13
+BACKWARD = 3  # a pass forward and backward costs about three forward ones
+
+# Images and sides where no file is to be opened for an estimate: (training, test, side).
+SIZES = {
+    "digits": (1438, 359, 16),
+    "cifar10": (50000, 10000, 32),
+    "cifar100": (50000, 10000, 32),
+    "gtsrb": (39209, 12630, 32),
+    "tiny_imagenet": (100000, 10000, 64),
+}
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "gtsrb": 43, "tiny_imagenet": 200}
+UNKNOWN = (50000, 10000, 32)  # an image folder
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Hours of one CPU core, and hours of one GPU."""
+
+    cpu_hours: float
+    gpu_hours: float
+
+    @classmethod
+    def of(cls, operations: float) -> Estimate:
+        return cls(operations / CPU_CORE / 3600, operations / GPU / 3600)
+
+
+def estimate(networks: Sequence[Network], cells: Sequence[Cell]) -> Estimate:
+    """What those networks and cells will cost."""
+    return Estimate.of(sum(map(training_cost, networks)) + sum(map(cell_cost, cells)))
+
+
+def training_cost(network: Network) -> float:
+    train, test, _ = SIZES.get(network.dataset, UNKNOWN)
+    images = (train - network.hold_back) * network.recipe["epochs"] * BACKWARD + 4 * test
+    return images * forward_cost(network)
+
+
+def cell_cost(cell: Cell) -> float:
+    """Passes of the defence, and two of the test images."""
+    _, test, _ = SIZES.get(cell.network.dataset, UNKNOWN)
+    counted = min(test, cell.test_images or test)
+    return (passes(cell) * BACKWARD + 2 * counted) * forward_cost(cell.network)
+
+
+def passes(cell: Cell) -> float:
+    """Images that a defence sends forward and backward."""
+    name, options = cell.defence["name"], cell.defence["options"]
+    if name == NONE:
+        return 0
+    if name in BASELINES:
+        return build_baseline(name, options).passes(cell.clean, CLASSES.get(cell.network.dataset, 10))
+    config = FitConfig.from_dict(options)
+    # Per batch: the inner steps, then the clean and the perturbed images.
+    return cell.clean * (config.warmup_epochs + config.epochs * (config.steps + 2))
+
+
+def forward_cost(network: Network) -> float:
+    """Operations of one image through a network."""
+    _, _, side = SIZES.get(network.dataset, UNKNOWN)
+    options = tuple(sorted(network.arch_options.items()))
+    return _forward_cost(network.arch, options, CLASSES.get(network.dataset, 10), network.size or side)
+
+
+@cache
+def _forward_cost(arch: str, options: tuple[tuple[str, Any], ...], classes: int, side: int) -> float:
+    given = dict(options)
+    if arch.partition(":")[0] in LIBRARIES:
+        given.setdefault("size", side)
+    model = build_model(arch, classes=classes, **given)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(torch.zeros(1, 3, side, side))
+    return float(counter.get_total_flops())

@@ -1,0 +1,207 @@
+"""The two kinds of work of a benchmark: train a network, run a cell. What an executor sends to its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from ...errors import InputError
+from ...files import write_atomically
+from ...models.elsewhere import LIBRARIES
+from ..attacks.registry import build_attack
+from ..backdoor import Backdoored, Victim, load_backdoored, train_backdoored
+from ..datasets.base import ImageData, Split
+from ..datasets.registry import load_dataset
+from ..machine import machine, versions
+from ..train import Recipe
+from .cells import Cell, Network
+from .defences import defend
+from .measure import Said, figures, said_by
+from .memory import forget_peak, peak_mib
+from .store import DONE, FAILED, OUTPUTS, REFUSED, Store
+
+TWIN = "twin_"  # before the names of what the clean twin says of the same images
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to train or a cell to run, and the keys of the networks that must be there first."""
+
+    work: Network | Cell
+    needs: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return self.work.key
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and with what workers work.
+
+    Args:
+        root: the benchmark's folder, on a file system that all workers see.
+        data: where each data set lies.
+        download: fetch missing data sets.
+        device: "cpu", "cuda", ...
+        threads: torch's, per worker; None leaves them.
+    """
+
+    root: Path
+    data: Mapping[str, Path] = field(default_factory=dict)
+    download: bool = False
+    device: str = "cpu"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task; `record` is a cell's."""
+
+    key: str
+    outcome: str
+    error: str = ""
+    record: dict[str, Any] | None = None
+
+
+def perform(task: Task, place: Place) -> Outcome:
+    """Do a task and write what it made. An error is an outcome; only an interruption comes through."""
+    store = Store(place.root)
+    if place.threads:
+        torch.set_num_threads(place.threads)
+    with _logged(store.log(task.key)):
+        try:
+            if isinstance(task.work, Network):
+                train_network(task.work, place)
+                return Outcome(task.key, DONE)
+            return _kept(store, {**_about(task.work), "outcome": DONE, **run_cell(task.work, place)})
+        except Exception as error:
+            traceback.print_exc()
+            text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            if isinstance(task.work, Network):
+                return Outcome(task.key, FAILED, text)
+            outcome = REFUSED if isinstance(error, Refusal) else FAILED
+            return _kept(store, {**_about(task.work), "outcome": outcome, "error": text})
+
+
+def _kept(store: Store, record: dict[str, Any]) -> Outcome:
+    """The outcome of a cell, its record on disk; a disk that is full fails this cell and no other."""
+    try:
+        store.write(record)
+    except OSError as error:
+        return Outcome(record["key"], FAILED, f"its record cannot be written ({error.strerror})", record)
+    return Outcome(record["key"], record["outcome"], record.get("error", ""), record)
+
+
+class Refusal(InputError):
+    """The defence says that it cannot work on this model or clean set."""
+
+
+def failed(cell: Cell, error: str) -> dict[str, Any]:
+    """The record of a cell that could not even start."""
+    return {**_about(cell), "outcome": FAILED, "error": error}
+
+
+def _about(cell: Cell) -> dict[str, Any]:
+    return {"format": 1, "key": cell.key, "labels": cell.labels, "setting": cell.setting()}
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Progress and warnings of the work go to a file: the screen shows the grid."""
+    with open(path, "a", encoding="utf-8") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
+        yield
+
+
+@lru_cache(maxsize=2)
+def _data(name: str, size: int | None, seed: int, directory: Path | None, download: bool) -> ImageData:
+    return load_dataset(name, directory, size=size, seed=seed, download=download)
+
+
+def data_of(network: Network, place: Place) -> ImageData:
+    return _data(network.dataset, network.size, network.seed, place.data.get(network.dataset), place.download)
+
+
+def victim_of(network: Network, data: ImageData) -> Victim:
+    options = dict(network.arch_options)
+    if network.arch.partition(":")[0] in LIBRARIES:  # made for one size of image
+        options.setdefault("size", data.shape[1])
+    recipe = Recipe(**network.recipe, shift=data.shift, mirror=data.mirror)
+    return Victim(data, network.arch, options, recipe, network.hold_back, network.seed, network.source)
+
+
+def train_network(network: Network, place: Place) -> Backdoored:
+    """Train a network, or go on with it, or read it; a backdoored one with its outputs and its twin's rates."""
+    store, data = Store(place.root), data_of(network, place)
+    attack = build_attack(network.attack["name"], network.attack["options"]) if network.attack else None
+    twin = load_backdoored(store.network(network.twin), device=place.device).model if attack else None
+    folder = store.network(network)
+    done = train_backdoored(folder, victim_of(network, data), attack, clean=twin, device=place.device)
+    if done.attack is not None and not (folder / OUTPUTS).exists():
+        assert twin is not None
+        test = data.test.to(place.device)
+        said = said_by(done.model, test, done.attack).tensors()
+        said |= {TWIN + k: v for k, v in said_by(twin, test, done.attack).tensors().items()}
+        write_atomically(folder / OUTPUTS, safetensors.torch.save({k: v.cpu() for k, v in said.items()}))
+    return done
+
+
+def clean_set(data: ImageData, victim: Victim, count: int, seed: int) -> Split:
+    """`count` of the images that the network never saw, drawn class by class."""
+    held = data.train.take(victim.rows()[0])
+    rows, _ = ImageData(data.name, held, data.test, data.classes).hold_back(count, seed)
+    return held.take(rows.sort().values)
+
+
+def counted_rows(total: int, count: int | None) -> torch.Tensor:
+    """Rows of the test images that count: all, or the first `count` of a shuffle that is always the same."""
+    if count is None or count >= total:
+        return torch.arange(total)
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].sort().values
+
+
+def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
+    """Run one defence and measure it: the figures of a record."""
+    network = cell.network
+    data, folder = data_of(network, place), Store(place.root).network(network)
+    victim = victim_of(network, data)
+    found = load_backdoored(folder, device=place.device)
+    assert found.attack is not None
+    rows = counted_rows(len(data.test), cell.test_images)
+    outputs = {k: v[rows].to(place.device) for k, v in safetensors.torch.load_file(folder / OUTPUTS).items()}
+    before = Said(**{k: v for k, v in outputs.items() if not k.startswith(TWIN)})
+    twin = Said(**{k.removeprefix(TWIN): v for k, v in outputs.items() if k.startswith(TWIN)})
+    test = data.test.take(rows).to(place.device)
+    clean = clean_set(data, victim, cell.clean, cell.seed).to(place.device)
+    device = torch.device(place.device)
+    forget_peak(device)
+    started = time.perf_counter()
+    try:
+        done = defend(
+            cell.defence["name"], cell.defence["options"], cell.layer, found.model, (clean.floats(), clean.labels),
+            data, seed=cell.seed,
+        )  # fmt: skip
+    except InputError as error:
+        raise Refusal(str(error)) from None
+    seconds, peak = time.perf_counter() - started, peak_mib(device)
+    after = before if done.model is found.model else said_by(done.model, test, found.attack, before)
+    return {
+        **figures(before, after, twin, test.labels, found.attack, len(data.classes)),
+        "seconds": round(seconds, 2),
+        "peak_mib": round(peak, 1),
+        "parameters": done.parameters,
+        "notes": done.notes,
+        "clean_images": len(clean),
+        "seeds": {"network": network.seed, "defence": cell.seed},
+        "machine": machine(place.device),
+        "versions": versions(),
+    }
