@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from neural_polarizer.lab.bench.store import read_records
+from neural_polarizer.lab.bench.table import frame_of
+from neural_polarizer.lab.bench.table import markdown as markdown_of
 from neural_polarizer.lab.conditioning import summary
 from neural_polarizer.lab.proving import Proof, table_of
 from neural_polarizer.methods import METHODS
@@ -109,10 +112,22 @@ def attacks(record: dict[str, Any]) -> str:
     return f"{markdown(table_of(proofs))}\n\n{'; '.join(f'{k}: {v}' for k, v in told.items())}."
 
 
+def bench(records: list[dict[str, Any]]) -> str:
+    (where, *others), versions = sorted({r["machine"] for r in records if "machine" in r}), records[0]["versions"]
+    machines = "; ".join([where, *others])
+    return f"{markdown_of(frame_of(records)).rstrip()}\n\nMachine: {machines}; versions: {versions}."
+
+
+def read(source: Path) -> Any:
+    """A record, or all records of a folder."""
+    return read_records(source) if source.is_dir() else json.loads(source.read_text())
+
+
 TABLES = (
     ("README.md", "demo-table", "demo.json", demo_table),
     ("docs/attacks.md", "attacks-digits", "attacks_digits.json", attacks),
     ("docs/attacks.md", "attacks-cifar10", "attacks_cifar10.json", attacks),
+    ("docs/benchmark.md", "bench-smoke", "bench/smoke", bench),
     ("docs/results.md", "demo-seeds", "demo.json", demo_seeds),
     ("docs/results.md", "conditioning", "conditioning.json", conditioning),
     ("docs/results.md", "inference", "inference.json", inference),
@@ -129,7 +144,7 @@ def main() -> int:
         path, start = ROOT / page, f"<!-- {name} -->\n"
         before, rest = path.read_text(encoding="utf-8").split(start)
         after = rest[rest.index("<!-- end -->") :]
-        text = f"{before}{start}\n{table(json.loads((RESULTS / source).read_text()))}\n\n{after}"
+        text = f"{before}{start}\n{table(read(RESULTS / source))}\n\n{after}"
         if check and text != path.read_text(encoding="utf-8"):
             stale.append(f"{page}: {name}")
         elif not check:

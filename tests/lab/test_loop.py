@@ -103,3 +103,16 @@ def test_bfloat16_trains_float32_weights():
     net = build_model("small_resnet", classes=3, width=4)
     train(net, data(), Recipe(epochs=1, precision="bfloat16", channels_last=True), progress=False)
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in net.parameters())
+
+
+def test_a_last_batch_of_one_joins_the_one_before():
+    sizes = []
+    module = nn.BatchNorm1d(1)
+
+    def loss(rows, generator):
+        sizes.append(len(rows))
+        return module.weight.square().sum()
+
+    learner = Learner(module, torch.optim.SGD(module.parameters(), lr=0.1))
+    run_loop([learner], loss, 9, epochs=1, batch_size=4, seed=0, device="cpu", progress=False)
+    assert sizes == [4, 5]

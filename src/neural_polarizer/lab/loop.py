@@ -108,7 +108,10 @@ def _epoch(
 ) -> float:
     """One pass over the rows; the mean loss."""
     total = torch.zeros((), device=device)
-    for rows in torch.randperm(count, generator=generator).to(device).split(batch_size):
+    batches = list(torch.randperm(count, generator=generator).to(device).split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm in train mode cannot take one image alone
+        batches[-2:] = [torch.cat(batches[-2:])]
+    for rows in batches:
         value = loss(rows, generator)
         for learner in learners:
             learner.optimizer.zero_grad()

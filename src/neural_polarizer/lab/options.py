@@ -1,4 +1,4 @@
-"""Options of attacks and baselines: fields of a dataclass, checked by name and type, since anybody may have sent them."""
+"""Options of attacks and baselines: fields of a dataclass, checked by name and type: anybody may have sent them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ from neural_polarizer.lab.bench.store import read_records
 from neural_polarizer.lab.bench.table import frame_of, latex, leaderboard, markdown, over_seeds, write_table
 
 
-def record(defence, attack="badnets", seed=0, acc=0.9, asr=0.1, der=0.9, clean=100, outcome="done", **more):
+def record(
+    defence, attack="badnets", seed=0, acc=0.9, asr=0.1, der=0.9, clean=100, outcome="done", options=None, **more
+):
     rates = {"acc": acc, "asr": asr, "ra": 0.8, "images": 100, "triggered": 90}
     done = {
         "before": {**rates, "acc": 0.92, "asr": 1.0},
@@ -36,6 +38,8 @@ def record(defence, attack="badnets", seed=0, acc=0.9, asr=0.1, der=0.9, clean=1
             "poisoning_ratio": 0.1,
             "clean": clean,
             "seed": seed,
+            "layer": None,
+            "defence": {"name": defence, "options": options or {}},
             "network": {"dataset": "cifar10", "seed": 0},
         },
         "outcome": outcome,
@@ -86,6 +90,19 @@ def test_markdown_marks_best_and_second_and_says_what_is_missing():
     assert "- clp on small_resnet: needs BatchNorm" in text
     none = next(line for line in board.splitlines() if line.startswith("| none"))
     assert "*" not in none, "no defence is not in the race"
+
+
+def test_two_settings_under_one_label_are_not_averaged():
+    twice = [record("none", der=0.5), record("ft", options={"epochs": 1}), record("ft", options={"epochs": 2}, der=0.7)]
+    twice[2]["key"] = "another"
+    rows = over_seeds(frame_of(twice))
+    assert len(rows) == 3
+    names = [d for d in rows["defence"] if d.startswith("ft #")]
+    assert len(set(names)) == 2
+
+
+def test_no_defence_comes_first_and_then_the_best():
+    assert leaderboard(frame_of(RECORDS))["defence"].tolist() == ["none", "npd", "ft"]
 
 
 def test_latex_has_no_loose_ends():

@@ -82,10 +82,12 @@ class IBAU(Baseline):
                 with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
                     return surrogate(outer, inner, delta, self.contraction, self.fixed_point)
 
+            model.train()  # or most of the accuracy goes: the steps see batches that are nearly all stamped
             run_loop(
                 [learner], loss, len(job.images), epochs=1, batch_size=self.batch_size, seed=job.seed + turn,
                 device=job.images.device, progress=job.progress, name=self.name,
             )  # fmt: skip
+            model.eval()
         return Defended(model, sum(p.numel() for p in weights) or count(model), {})
 
     def _perturbation(self, job: Job, harm: Callable[..., Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ import pandas as pd
 from ...errors import InputError
 from ...files import write_atomically
 from ..attacks.base import DEVELOPMENT_ATTACKS
+from .cells import key_of
 from .published import read_published
 from .store import DONE, FAILED, REFUSED
 
@@ -36,8 +37,15 @@ OURS, PUBLISHED = "measured", "published"
 
 
 def frame_of(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per record, done or not: labels, setting, figures, seeds."""
-    return pd.DataFrame([_row(r) for r in records])
+    """One row per record, done or not: labels, setting, figures, seeds.
+
+    Where a label stands for several settings of a defence, as after a change of the grid, they are told apart.
+    """
+    frame = pd.DataFrame([_row(r) for r in records])
+    named = frame.groupby(["architecture", "defence"])["defence_key"]
+    several = named.transform("nunique") > 1
+    frame.loc[several, "defence"] += " #" + frame.loc[several, "defence_key"].str[:4]
+    return frame
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +59,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "attack": labels["attack"],
         "split": "development" if labels["attack"] in DEVELOPMENT_ATTACKS else "test",
         "defence": labels["defence"],
+        "defence_key": key_of({"defence": setting["defence"], "layer": setting["layer"]}),
         "seed": setting["seed"],
         "network_seed": network["seed"],
         "outcome": record["outcome"],
@@ -74,7 +83,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     grouped = done.groupby([*GROUP, "split"], sort=False)
     mean, std = grouped[names].mean(), grouped[names].std().add_suffix("_std")
     count = grouped.size().rename("seeds")
-    return pd.concat([count, mean, std], axis=1).reset_index()
+    return _ranked(pd.concat([count, mean, std], axis=1).reset_index())
 
 
 def leaderboard(frame: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +99,14 @@ def leaderboard(frame: pd.DataFrame) -> pd.DataFrame:
     mean = grouped[[*FIGURES, "acc_drop"]].mean()
     worst = grouped["excess_asr"].max().rename("worst_excess_asr")
     attacks, seeds = grouped["attack"].nunique().rename("attacks"), grouped["seeds"].min()
-    return pd.concat([attacks, seeds, mean, worst], axis=1).reset_index()
+    return _ranked(pd.concat([attacks, seeds, mean, worst], axis=1).reset_index())
+
+
+def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    """No defence first, then the best first, within each place."""
+    order = rows.assign(_some=rows["defence"] != "none", _der=-rows["der_share"])
+    by = [*PLACE, *[name for name in ("split", "attack") if name in rows], "_some", "_der"]
+    return rows.loc[order.sort_values(by, kind="stable").index]
 
 
 def _shared(rows: pd.DataFrame) -> pd.DataFrame:
