@@ -6,3 +6,9 @@ class InputError(ValueError):
 
     The command line turns it into one line and exit status 2.
     """
+
+
+def in_short(error: BaseException, length: int = 200) -> str:
+    """An error in one line, shortened; one that is not ours with its kind."""
+    text = " ".join(str(error).split())[:length]
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, in_short
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -37,8 +38,21 @@ def make_directory(argument: str, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+def regular_file(path: str | os.PathLike[str], *, limit: int) -> None:
+    """Refuse what is too large, and what is no regular file: a pipe or a device may keep its reader waiting forever."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path}: is no regular file")
+    if found.st_size > limit:
+        raise InputError(f"{path}: found {found.st_size} bytes, wanted at most {limit}")
+
+
 def read_json_object(path: Path, *, limit: int = 1 << 20) -> dict[str, Any]:
     """The JSON object in a file of at most `limit` bytes."""
+    regular_file(path, limit=limit)
     try:
         with open(path, "rb") as file:
             data = file.read(limit + 1)
@@ -50,7 +64,7 @@ def read_json_object(path: Path, *, limit: int = 1 << 20) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: found no JSON ({error})") from None
+        raise InputError(f"{path}: found no JSON ({in_short(error)})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: found a JSON {type(value).__name__}, wanted an object")
     return value

@@ -8,16 +8,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 
 from .build import build_polarizer
 from .config import FitConfig
-from .errors import InputError
+from .errors import InputError, in_short
 from .files import read_json_object
 from .history import History
 from .polarizers import Polarizer
+from .tensorfile import open_safetensors, read_finite
 
 FORMAT = 1
 CONFIG_FILE = "polarizer_config.json"
@@ -47,7 +46,10 @@ class SavedPolarizer:
         self.options = self._object("options")
         if not all(isinstance(v, (int, list)) for v in self.options.values()):
             raise self._wrong("options", "whole numbers and lists of them")
-        self.fit = FitConfig.from_dict(self._object("fit")) if values.get("fit") is not None else None
+        try:
+            self.fit = FitConfig.from_dict(self._object("fit")) if values.get("fit") is not None else None
+        except OverflowError:  # a number beyond all floats
+            raise self._wrong("fit", "numbers of a believable size") from None
         rows = values.get("history", [])
         if not isinstance(rows, list) or not all(
             isinstance(r, dict) and all(type(v) in (int, float) for v in r.values()) for r in rows
@@ -78,26 +80,23 @@ class SavedPolarizer:
 
     def load(self, path: Path) -> Polarizer:
         """The polarizer with the weights at `path`; their sizes are compared before anything is allocated."""
+        stored = open_safetensors(path)
+        found = {k: entry.shape for k, entry in stored.items()}
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
             with torch.device("meta"):
                 wanted = {k: tuple(v.shape) for k, v in self._build().state_dict().items()}
-        except (OSError, safetensors.SafetensorError) as error:
-            raise InputError(f"{path}: found no valid safetensors file ({error})") from None
         except (RuntimeError, TypeError, OverflowError) as error:  # sizes that no tensor can have
-            raise InputError(f"{self._source}: describes no polarizer ({error})") from None
+            raise InputError(f"{self._source}: describes no polarizer ({in_short(error)})") from None
         if found != wanted:
             odd = sorted(set(found.items()) ^ set(wanted.items()))[:4]
             raise InputError(f"{path}: its tensors do not fit the config beside it, for instance {odd}")
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self.sha256:
+        types = {entry.dtype for entry in stored.values()}
+        if len(types) != 1 or not all(t.is_floating_point for t in types):
+            raise InputError(f"{path}: found tensors of {sorted(map(str, types))}, wanted one floating-point type")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
             raise InputError(f"{path}: its SHA-256 is not the one in the config beside it: another or a damaged file")
-        state = safetensors.torch.load(content)
-        for name, value in state.items():
-            if not value.is_floating_point() or not value.isfinite().all():
-                raise InputError(f"{path}: {name} is not a finite floating-point tensor")
-        polarizer = self._build().to(next(iter(state.values())).dtype)
+        state = read_finite(stored, path)
+        polarizer = self._build().to(types.pop())
         polarizer.load_state_dict(state)
         return polarizer
 

@@ -7,13 +7,13 @@ metrics; written last), `trigger.safetensors` where a trigger was learned, and `
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..files import make_directory, read_json_object, write_atomically
 from ..metrics import accuracy
 from ..models.zoo import build_model, load_model, save_model
+from ..tensorfile import open_safetensors, read_finite
 from .attacks.attacker import Attacker
 from .attacks.base import Attack, Poisoned
 from .attacks.registry import build_attack
@@ -33,6 +34,7 @@ from .pictures import trigger_sheet
 from .train import Recipe, predict, train
 
 CARD, TRIGGER, PICTURE, WORK = "attack.json", "trigger.safetensors", "triggers.png", "work"
+MAX_TRIGGER = 1 << 28  # numbers in a learned trigger, noise networks of SSBA and Input-Aware among them
 CLEAN = "none"  # the name of no attack
 
 
@@ -206,9 +208,9 @@ def load_backdoored(folder: Path, *, device: str = "cpu") -> Backdoored:
     if described.get("name") != CLEAN:
         learned = {}
         if (folder / TRIGGER).exists():
-            try:
-                learned = safetensors.torch.load_file(folder / TRIGGER)
-            except (OSError, safetensors.SafetensorError) as error:
-                raise InputError(f"{folder / TRIGGER}: is no valid safetensors file ({error})") from None
+            stored = open_safetensors(folder / TRIGGER)
+            if sum(math.prod(entry.shape) for entry in stored.values()) > MAX_TRIGGER:
+                raise InputError(f"{folder / TRIGGER}: found more than {MAX_TRIGGER} numbers, too many for a trigger")
+            learned = read_finite(stored, folder / TRIGGER)
         attack = build_attack(str(described.get("name")), described["options"], learned)
     return Backdoored(load_model(folder).to(device), attack, card)

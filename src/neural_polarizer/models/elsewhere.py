@@ -7,7 +7,7 @@ so that it takes images in [0, 1] and returns logits, and its layers are named `
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,14 +17,24 @@ from ..checks import check_choice
 from ..errors import InputError
 
 LIBRARIES = ("transformers", "timm", "torchvision")
+PREFIX = "model."  # of the names of their layers
 
 
 class FromElsewhere(nn.Module):
-    """Images (B, C, H, W) in [0, 1] -> logits (B, K) of a network that expects normalised images."""
+    """Images (B, C, H, W) in [0, 1] -> logits (B, K) of a network that expects normalised images.
 
-    def __init__(self, model: nn.Module, mean: float, std: float) -> None:
+    Args:
+        mean, std: of the normalisation, one value per channel or one for all; not saved in the state dict.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.model, self.mean, self.std = model, mean, std
+        self.model = model
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(list(values)).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         out = self.model((images - self.mean) / self.std)
@@ -74,10 +84,10 @@ def build_elsewhere(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = makers[library]()
-    return FromElsewhere(model, mean, std)
+    return FromElsewhere(model, [mean], [std])
 
 
-def _library(name: str) -> Any:
+def import_library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision beside a torch it was not built for
@@ -151,31 +161,31 @@ FAMILIES: dict[str, tuple[Callable[..., Any], int, int]] = {
 
 def _transformers(name: str, classes: int, channels: int, size: int, width: int | None, depth: int | None) -> nn.Module:
     check_choice("arch", name, FAMILIES)
-    library = _library("transformers")
+    module = import_library("transformers")
     make, usual_width, usual_depth = FAMILIES[name]
     common = {"num_labels": classes, "num_channels": channels}
-    cls, config = make(library, common, size, width or usual_width, depth or usual_depth)
+    cls, config = make(module, common, size, width or usual_width, depth or usual_depth)
     model: nn.Module = cls(config)
     return model
 
 
 def _timm(name: str, classes: int, channels: int, size: int) -> nn.Module:
-    library = _library("timm")
-    if name not in library.list_models():
+    module = import_library("timm")
+    if name not in module.list_models():
         raise InputError(f"arch: timm knows no {name!r}")
     options = {"num_classes": classes, "in_chans": channels, "pretrained": False}
     try:
-        model: nn.Module = library.create_model(name, img_size=size, **options)
+        model: nn.Module = module.create_model(name, img_size=size, **options)
     except TypeError:  # only some of its networks are made for one size of image
-        model = library.create_model(name, **options)
+        model = module.create_model(name, **options)
     return model
 
 
 def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
-    library = _library("torchvision")
+    module = import_library("torchvision")
     if channels != 3:
         raise InputError(f"arch: torchvision's networks take 3 channels, found {channels}")
-    if name not in library.models.list_models(module=library.models):
+    if name not in module.models.list_models(module=module.models):
         raise InputError(f"arch: torchvision knows no classifier {name!r}")
-    model: nn.Module = library.models.get_model(name, weights=None, num_classes=classes)
+    model: nn.Module = module.models.get_model(name, weights=None, num_classes=classes)
     return model

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
-import torch
 from torch import nn
 
 from ..checks import check_choice, near
-from ..errors import InputError
+from ..errors import InputError, in_short
 from ..files import make_directory, read_json_object, write_atomically
+from ..tensorfile import Stored, open_safetensors
 from .elsewhere import LIBRARIES, build_elsewhere
+from .filling import check_fit, fill
 from .preact_resnet import PreActResNet18
+from .sketch import sketch
 from .small_resnet import SmallResNet
 from .vgg import VGG19BN
 
@@ -29,9 +30,15 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "vgg19_bn": VGG19BN,
 }
 MAX_SIZE = 4096  # of any one option (classes, width, channels): what claims more is not believed
+LIMITS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    "mean": (0, 1),
+    "std": (1e-9, MAX_SIZE),
+    "dropout": (0, 1),
+}  # of those that are no sizes
 
 
-def build_model(arch: str, **options: Any) -> nn.Module:
+def build_model(arch: str, /, **options: Any) -> nn.Module:
     """A network by name, in eval mode.
 
     Args:
@@ -45,25 +52,38 @@ def build_model(arch: str, **options: Any) -> nn.Module:
         >>> sum(p.numel() for p in build_model("small_resnet", classes=10, width=8).parameters())
         19954
     """
-    if arch.partition(":")[0] in LIBRARIES:
-        build: Callable[..., nn.Module] = partial(build_elsewhere, arch)
-    else:
-        check_choice("arch", arch, (*ARCHITECTURES, *(f"{x}:NAME" for x in LIBRARIES)))
-        build = ARCHITECTURES[arch]
-    known = inspect.signature(build).parameters
+    build, known = _builder(arch), options_of(arch)
     for name, value in options.items():
         if name not in known:
             raise InputError(f"arch: {arch} takes no option {name!r}{near(name, known)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_SIZE:
-            raise InputError(f"arch: {name}: found {value!r}, wanted a number up to {MAX_SIZE}")
+        least, most = LIMITS.get(name, (1, MAX_SIZE))
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+            raise InputError(f"arch: {name}: found {value!r:.80}, wanted a number from {least:g} up to {most}")
         if isinstance(value, float) and name not in ("mean", "std", "dropout"):
             raise InputError(f"arch: {name}: found {value!r}, wanted a whole number")
     try:
         return build(**options).eval()
     except InputError:
         raise
-    except (TypeError, RuntimeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"arch: {arch} cannot be built with {options} ({error})") from None
+    except Exception as error:  # every library has its own way to refuse
+        raise InputError(f"arch: {arch} cannot be built with {options!r:.200} ({in_short(error)})") from None
+
+
+def _builder(arch: str) -> Callable[..., nn.Module]:
+    if arch.partition(":")[0] in LIBRARIES:
+        return partial(build_elsewhere, arch)
+    check_choice("arch", arch, (*ARCHITECTURES, *(f"{x}:NAME" for x in LIBRARIES)))
+    return ARCHITECTURES[arch]
+
+
+def options_of(arch: str) -> Mapping[str, inspect.Parameter]:
+    """What `build_model` takes for an architecture, with the defaults.
+
+    Example:
+        >>> sorted(options_of("small_resnet"))
+        ['channels', 'classes', 'seed', 'stride', 'width']
+    """
+    return inspect.signature(_builder(arch)).parameters
 
 
 def save_model(directory: Path, model: nn.Module, arch: str, options: dict[str, Any]) -> None:
@@ -75,47 +95,32 @@ def save_model(directory: Path, model: nn.Module, arch: str, options: dict[str, 
 
 
 def load_model(path: Path, *, arch: str | None = None, **options: Any) -> nn.Module:
-    """A network from a model folder, or from a safetensors file with the name of its architecture.
+    """The network of a model folder; anything else that has a network in it is for `checkpoint.read_checkpoint`.
 
     Args:
-        path: a folder with `model.safetensors` and `model.json`, or a `.safetensors` file.
-        arch: for a file: its architecture; for a folder, only to insist on one.
-        options: for a file: what `build_model` needs, `classes` for instance.
+        path: a folder with `model.safetensors` and `model.json`.
+        arch, options: only to insist on them; None insists on nothing.
 
     Raises:
-        InputError: nothing there, another kind of file, weights that do not fit.
+        InputError: no model folder, other settings than those insisted on, weights that do not fit or are damaged.
     """
-    if path.is_dir():
-        card = read_json_object(path / MODEL_CARD)
-        found, settings = card.get("arch"), card.get("options")
-        if not isinstance(found, str) or not isinstance(settings, dict):
-            raise InputError(f"model: {path / MODEL_CARD} does not name an arch and its options")
-        if arch not in (None, found):
-            raise InputError(f"arch: found {arch!r}, but {path / MODEL_CARD} says {found!r}")
-        return _filled(build_model(found, **settings), path / MODEL_FILE)
-    if path.suffix != ".safetensors":
-        raise InputError(
-            f"model: found {str(path)!r}, wanted a folder with {MODEL_FILE} and {MODEL_CARD}, or a .safetensors file; "
-            "other formats can run code when they are opened and are not read"
-        )
-    if arch is None:
-        raise InputError(f"arch: {path.name} does not say what it is; wanted one of {', '.join(ARCHITECTURES)}")
-    return _filled(build_model(arch, **{k: v for k, v in options.items() if v is not None}), path)
+    if not (path / MODEL_CARD).exists():
+        from .checkpoint import read_checkpoint  # which stands on this file
+
+        return read_checkpoint(path, arch=arch, **options)
+    card = read_json_object(path / MODEL_CARD)
+    found, settings = card.get("arch"), card.get("options")
+    if not isinstance(found, str) or not isinstance(settings, dict):
+        raise InputError(f"model: {path / MODEL_CARD} does not name an arch and its options")
+    said = {**{k: v.default for k, v in options_of(found).items()}, **settings, "arch": found}
+    for name, wanted in {"arch": arch, **options}.items():
+        if wanted is not None and wanted != said.get(name):
+            raise InputError(f"{name}: found {wanted!r}, but {path / MODEL_CARD} says {said.get(name)!r:.80}")
+    stored = open_safetensors(path / MODEL_FILE)
+    return build_filled(found, settings, stored, str(path / MODEL_FILE))
 
 
-def _filled(model: nn.Module, path: Path) -> nn.Module:
-    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
-            if found != wanted:
-                odd = sorted(set(found.items()) ^ set(wanted.items()))[:4]
-                raise InputError(f"model: the tensors of {path} do not fit the architecture, for instance {odd}")
-            state = {k: file.get_tensor(k) for k in found}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"model: {path} is no valid safetensors file ({error})") from None
-    for name, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise InputError(f"model: {name} of {path} is not finite")
-    model.load_state_dict(state)
-    return model
+def build_filled(arch: str, options: dict[str, Any], stored: Mapping[str, Stored], source: str) -> nn.Module:
+    """A network by name with the weights of a file, compared with them before it is allocated."""
+    check_fit(sketch(partial(build_model, arch, **options), len(stored)).state_dict(), stored, source)
+    return fill(build_model(arch, **options), stored, source)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...models.pickled import read_pickle
 from .archive import Files, open_files
 from .base import ImageData, Split
 from .download import Source, fetch
 from .images import resized
-from .pickled import read_pickle
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz"
 BINARY = {

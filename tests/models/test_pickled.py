@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from neural_polarizer import InputError
-from neural_polarizer.lab.datasets.pickled import read_pickle
+from neural_polarizer.models.pickled import read_pickle
 
-from . import official
+from ..lab.datasets import official
 
 PLAIN = {"a": [1, 2.5, None, True, "x" * 300], b"b": (1, (2, 3), ()), 3: {"deep": [b"bytes", 10**12, -7]}}
 
