@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from neural_polarizer import InputError
+from neural_polarizer.models.checkpoint import read_checkpoint
 from neural_polarizer.models.elsewhere import FAMILIES
 from neural_polarizer.models.vgg import VGG19BN
 from neural_polarizer.models.zoo import ARCHITECTURES, build_model, load_model, save_model
@@ -21,7 +22,7 @@ def test_saved_and_loaded(arch, tmp_path):
     save_model(tmp_path / "m", net, arch, options)
     x = torch.rand(2, 1, 16, 16, generator=torch.Generator())
     assert torch.equal(load_model(tmp_path / "m")(x), net(x))
-    from_file = load_model(tmp_path / "m" / "model.safetensors", arch=arch, classes=7, width=4, channels=1)
+    from_file = read_checkpoint(tmp_path / "m" / "model.safetensors", arch=arch, classes=7, width=4, channels=1)
     assert torch.equal(from_file(x), net(x))
     assert not net.training
 
@@ -165,10 +166,10 @@ def test_hostile_model_folders(tmp_path):
     pickled = tmp_path / "model.pt"
     pickled.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError, match="is a pickle that calls .*open"):
-        load_model(pickled)
+        read_checkpoint(pickled)
     weights.write_bytes(good_weights)
     with pytest.raises(InputError, match="does not say what it is"):
-        load_model(weights)
+        read_checkpoint(weights)
     with pytest.raises(InputError, match="says 'small_resnet'"):
         load_model(folder, arch="preact_resnet18")
     import os

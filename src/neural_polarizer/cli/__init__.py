@@ -93,13 +93,13 @@ def detect(
     """Tell which images of a folder carry a trigger: the original and the purified prediction differ."""
     from ..checks import usable_device
     from ..lab.detect import check_out, detect_folder, write_suspects
-    from ..models.zoo import load_model
+    from ..models.checkpoint import read_checkpoint
     from ..polarized import PolarizedModel
     from ..saved import read_saved
 
     check_out(out)
     usable_device("device", device)
-    base = load_model(model, arch=arch, width=width, classes=read_saved(polarizer).classes)
+    base = read_checkpoint(model, arch=arch, width=width, classes=read_saved(polarizer).classes)
     purified = PolarizedModel.from_pretrained(base.to(device), polarizer)
     found, unreadable = detect_folder(purified, images, batch_size=batch_size)
     write_suspects(out, found)
@@ -285,15 +285,13 @@ def _victim(
     from ..lab.backdoor import Victim
     from ..lab.datasets.registry import load_dataset
     from ..lab.proving import recipe_for
-    from ..models.zoo import build_model
+    from ..models.zoo import build_model, sized
 
     usable_device("device", device)
     options = {} if width is None else {"width": width}
     model = build_model(arch, classes=10, **options)  # an unknown name is said before the data is read
     data = load_dataset(dataset, data_dir, size=size, seed=seed, download=download)
-    if ":" in arch:  # networks of other libraries are made for one size of image
-        options["size"] = data.shape[1]
-        model = build_model(arch, classes=10, **options)
+    options = sized(arch, options, data.shape[1])
     given = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "precision": precision.value}
     recipe = replace(
         recipe_for(dataset, data.shift, data.mirror, model), **{k: v for k, v in given.items() if v is not None}

@@ -76,6 +76,11 @@ def _builder(arch: str) -> Callable[..., nn.Module]:
     return ARCHITECTURES[arch]
 
 
+def sized(arch: str, options: Mapping[str, Any], side: int) -> dict[str, Any]:
+    """`options` with the side of the images, which networks of other libraries are made for."""
+    return {**({"size": side} if arch.partition(":")[0] in LIBRARIES else {}), **options}
+
+
 def options_of(arch: str) -> Mapping[str, inspect.Parameter]:
     """What `build_model` takes for an architecture, with the defaults.
 
@@ -95,7 +100,7 @@ def save_model(directory: Path, model: nn.Module, arch: str, options: dict[str, 
 
 
 def load_model(path: Path, *, arch: str | None = None, **options: Any) -> nn.Module:
-    """The network of a model folder; anything else that has a network in it is for `checkpoint.read_checkpoint`.
+    """The network of a model folder; for anything else that has one in it see `checkpoint.read_checkpoint`.
 
     Args:
         path: a folder with `model.safetensors` and `model.json`.
@@ -104,10 +109,6 @@ def load_model(path: Path, *, arch: str | None = None, **options: Any) -> nn.Mod
     Raises:
         InputError: no model folder, other settings than those insisted on, weights that do not fit or are damaged.
     """
-    if not (path / MODEL_CARD).exists():
-        from .checkpoint import read_checkpoint  # which stands on this file
-
-        return read_checkpoint(path, arch=arch, **options)
     card = read_json_object(path / MODEL_CARD)
     found, settings = card.get("arch"), card.get("options")
     if not isinstance(found, str) or not isinstance(settings, dict):

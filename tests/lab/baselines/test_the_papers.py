@@ -136,9 +136,9 @@ def test_the_last_feature_map_of_each_size():
     model = build_model("preact_resnet18", classes=3, width=4)
     steps = trace(model, torch.rand(2, 3, 32, 32, generator=generator()))
     assert last_features(steps) == ["layer2", "layer3", "layer4"]
-    assert entrance(steps) is model.linear
+    assert entrance(steps).module is model.linear
     vgg = build_model("vgg19_bn", classes=3, width=4)
-    assert entrance(trace(vgg, torch.rand(2, 3, 32, 32, generator=generator()))) is vgg.classifier[0]
+    assert entrance(trace(vgg, torch.rand(2, 3, 32, 32, generator=generator()))).module is vgg.classifier[0]
 
 
 def test_neurons_are_batchnorm_channels_or_outputs():

@@ -175,6 +175,8 @@ def test_plots(tmp_path):
     for file in files:
         head = file.read_bytes()[:200]
         assert head.startswith(b"\x89PNG") if file.suffix == ".png" else b"<?xml" in head
+    again = write_plots(tmp_path / "again", frame_of(RECORDS + more))
+    assert [f.read_bytes() for f in again] == [f.read_bytes() for f in files]
     drawn = next(f for f in files if f.name.endswith("der_by_clean_images.svg")).read_text()
     assert "clean images" in drawn or "<path" in drawn
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..loop import Learner, run_loop
+from ..loop import Learner
 from ..options import check_above, check_at_least, check_shares
 from .base import Baseline, Defended, Job, count
 from .neurons import Masked, Masks, prune_within
@@ -67,11 +67,7 @@ class ANP(Baseline):
             return self.alpha * calm + (1 - self.alpha) * attacked
 
         job.model.train()  # as the authors: statistics of the batch
-        run_loop(
-            [Learner(masks, optimizer)], loss, len(job.images),
-            epochs=-(-self.iterations // -(-len(job.images) // self.batch_size)), batch_size=self.batch_size,
-            seed=job.seed, device=job.images.device, progress=job.progress, name=self.name,
-        )  # fmt: skip
+        self.learn(job, Learner(masks, optimizer), loss, epochs=-(-self.iterations // self.batches(job)))
         masks.clamp_()
         job.model.eval()
         model, threshold, pruned = prune_within(job.model, masks.by_name(), job, self.tolerance, self.batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,8 +14,13 @@ from torch import Tensor, nn
 from ...checks import check_labels, device_of, dtype_of, usable_device
 from ...clean import load_clean
 from ...cut import logits_of
+from ...metrics import accuracy
 from ..augment import augment
+from ..loop import Learner, run_loop
 from ..options import check_at_least, check_finite
+from ..train import predict
+
+Loss = Callable[[Tensor, torch.Generator], Tensor]  # of the rows of a batch
 
 
 class Defended(NamedTuple):
@@ -94,11 +100,10 @@ class Baseline(ABC):
         working = copy.deepcopy(model).to(where).eval().requires_grad_(True)
         images = images.to(where, dtype_of(model))
         with torch.no_grad():
-            logits = torch.cat([logits_of(working(x)) for x in images.split(self.batch_size)])
-        labels = logits.argmax(1) if labels is None else labels
-        labels = check_labels("clean", labels, len(images), logits.shape[1]).to(where)
-        right = logits.argmax(1).eq(labels).double().mean().item()
-        done = self.defend(Job(working, images, labels, logits.shape[1], right, seed, progress))
+            classes = logits_of(working(images[:2])).shape[1]
+        said = predict(working, images, batch_size=self.batch_size)
+        labels = said if labels is None else check_labels("clean", labels, len(images), classes).to(where)
+        done = self.defend(Job(working, images, labels, classes, accuracy(said, labels), seed, progress))
         wanted = {name: p.requires_grad for name, p in model.named_parameters()}
         for name, p in done.model.named_parameters():
             p.requires_grad_(wanted[name])
@@ -113,6 +118,17 @@ class Baseline(ABC):
     def passes(self, images: int, classes: int) -> float:
         """About how many images it sends forward and backward, given the size of the clean set."""
 
+    def batches(self, job: Job) -> int:
+        """Batches in a pass over the clean set."""
+        return -(-len(job.images) // self.batch_size)
+
+    def learn(self, job: Job, learner: Learner, loss: Loss, *, epochs: int, seed: int | None = None) -> None:
+        """Minimise `loss(rows, generator)` over the clean set, see `run_loop`."""
+        run_loop(
+            [learner], loss, len(job.images), epochs=epochs, batch_size=self.batch_size,
+            seed=job.seed if seed is None else seed, device=job.images.device, progress=job.progress, name=self.name,
+        )  # fmt: skip
+
     def augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return augment(images, generator, shift=self.shift, mirror=self.mirror)
 
@@ -121,11 +137,9 @@ class Baseline(ABC):
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-@torch.no_grad()
 def accuracy_of(model: nn.Module, job: Job, batch_size: int) -> float:
-    """Of a model in eval mode on the clean set."""
-    said = [logits_of(model(x)).argmax(1) for x in job.images.split(batch_size)]
-    return torch.cat(said).eq(job.labels).double().mean().item()
+    """Of a model on the clean set."""
+    return accuracy(predict(model, job.images, batch_size=batch_size), job.labels)
 
 
 def count(module: nn.Module) -> int:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...cut import logits_of
-from .base import Defended, Job, accuracy_of, count
+from ...capture import make_cut
+from ...cut import Cut
+from ...graph import CaptureError
+from ...metrics import accuracy
+from .base import Defended, Job, count
 from .trace import Step, entrance, trace
 from .tuning import Tuning, cross_entropy
 
@@ -38,25 +41,40 @@ class FP(Tuning):
 
     def defend(self, job: Job) -> Defended:
         steps = trace(job.model, job.images[:2])
-        layer = entrance(steps)
-        channels = _channels(steps, layer)
-        order = mean_activation(job.model, layer, job.images, channels, self.batch_size).argsort(stable=True)
-        weight = layer.weight
-        before, kept = weight.detach().clone(), torch.ones(channels, device=weight.device)
-        pruned = 0
-        for channel in order[:-1]:  # something must enter
-            kept[channel] = 0
-            _apply(weight, before, kept)
-            if accuracy_of(job.model, job, self.batch_size) < job.accuracy - self.tolerance:
-                kept[channel] = 1
-                break
-            pruned += 1
-        _apply(weight, before, kept)
-        mask = kept.repeat_interleave(weight.shape[1] // channels)
-        hook = weight.register_hook(lambda gradient: gradient * mask)
+        entered = entrance(steps)
+        layer = job.model.get_submodule(entered.name)
+        assert isinstance(layer, nn.Linear)
+        kept = self.awake(job, entered.name, _channels(steps, layer))
+        mask = kept.repeat_interleave(layer.in_features // len(kept))
+        with torch.no_grad():
+            layer.weight.mul_(mask)
+        hook = layer.weight.register_hook(lambda gradient: gradient * mask)
         self.tune(job, job.model, cross_entropy)
         hook.remove()
-        return Defended(job.model, count(job.model), {"channels": channels, "pruned": pruned})
+        return Defended(job.model, count(job.model), {"channels": len(kept), "pruned": int((kept == 0).sum())})
+
+    @torch.no_grad()
+    def awake(self, job: Job, layer: str, channels: int) -> Tensor:
+        """1 for each channel (C,) that stays, 0 for those that go; only what lies behind the cut is run for each."""
+        cut = _cut(job.model, layer, job.images[:2])
+        entering = [cut.prefix(batch) for batch in job.images.split(self.batch_size)]
+        each = torch.cat([a.m.double().abs().view(len(a.m), channels, -1).mean(2) for a in entering])
+        kept = torch.ones(channels, device=each.device, dtype=entering[0].m.dtype)
+        for channel in each.mean(0).argsort(stable=True)[:-1]:  # something must enter
+            kept[channel] = 0
+            mask = kept.repeat_interleave(entering[0].m.shape[1] // channels)
+            said = torch.cat([cut.tail(a._replace(m=a.m * mask)).argmax(1) for a in entering])
+            if accuracy(said, job.labels) < job.accuracy - self.tolerance:
+                kept[channel] = 1
+                break
+        return kept
+
+
+def _cut(model: nn.Module, layer: str, example: Tensor) -> Cut:
+    try:
+        return make_cut(model, layer, example, "graph")
+    except CaptureError:  # then every channel costs a whole pass
+        return make_cut(model, layer, example, "hooks")
 
 
 def _channels(steps: list[Step], layer: nn.Linear) -> int:
@@ -64,25 +82,3 @@ def _channels(steps: list[Step], layer: nn.Linear) -> int:
     maps = [s.made for s in steps if len(s.made) == 4]
     features = layer.in_features
     return maps[-1][1] if maps and features % maps[-1][1] == 0 else features
-
-
-def _apply(weight: Tensor, before: Tensor, kept: Tensor) -> None:
-    with torch.no_grad():
-        weight.copy_(before * kept.repeat_interleave(weight.shape[1] // len(kept)))
-
-
-@torch.no_grad()
-def mean_activation(model: nn.Module, layer: nn.Linear, images: Tensor, channels: int, batch_size: int) -> Tensor:
-    """The mean size (C,) of what enters `layer`, by channel."""
-    total = torch.zeros(channels, dtype=torch.float64, device=images.device)
-
-    def note(module: nn.Module, args: tuple[Tensor]) -> None:
-        total.add_(args[0].detach().double().abs().view(len(args[0]), channels, -1).mean(2).sum(0))
-
-    handle = layer.register_forward_pre_hook(note)
-    try:
-        for batch in images.split(batch_size):
-            logits_of(model(batch))
-    finally:
-        handle.remove()
-    return total / len(images)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...cut import logits_of
-from ..loop import Learner, run_loop
+from ..loop import Learner
 from ..options import check_above, check_at_least, check_shares
 from .base import Baseline, Defended, Job, count
 
@@ -83,10 +83,7 @@ class IBAU(Baseline):
                     return surrogate(outer, inner, delta, self.contraction, self.fixed_point)
 
             model.train()  # or most of the accuracy goes: the steps see batches that are nearly all stamped
-            run_loop(
-                [learner], loss, len(job.images), epochs=1, batch_size=self.batch_size, seed=job.seed + turn,
-                device=job.images.device, progress=job.progress, name=self.name,
-            )  # fmt: skip
+            self.learn(job, learner, loss, epochs=1, seed=job.seed + turn)
             model.eval()
         return Defended(model, sum(p.numel() for p in weights) or count(model), {})
 

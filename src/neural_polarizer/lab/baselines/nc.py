@@ -73,13 +73,13 @@ class NC(Tuning):
         if not flagged:
             return Defended(job.model, 0, notes)
 
+        masks, patterns = (torch.cat(parts) for parts in zip(*(triggers[c] for c in flagged), strict=True))
+
         def loss(model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-            chosen = torch.rand(len(images), generator=generator) < self.stamped
-            which = torch.randint(len(flagged), (len(images),), generator=generator)
-            images = images.clone()
-            for i in chosen.nonzero()[:, 0].tolist():
-                images[i] = stamp(images[i : i + 1], *triggers[flagged[int(which[i])]])[0]
-            return cross_entropy(model, images, labels, generator)
+            chosen = (torch.rand(len(images), generator=generator) < self.stamped).to(images.device)
+            which = torch.randint(len(flagged), (len(images),), generator=generator).to(images.device)
+            stamped = stamp(images, masks[which], patterns[which])
+            return cross_entropy(model, torch.where(chosen.view(-1, 1, 1, 1), stamped, images), labels, generator)
 
         self.tune(job, job.model, loss)
         return Defended(job.model, count(job.model), notes)

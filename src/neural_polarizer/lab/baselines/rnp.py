@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...cut import logits_of
-from ..loop import Learner, run_loop
+from ..loop import Learner
 from ..options import check_above, check_at_least, check_shares
 from .base import Baseline, Defended, Job, accuracy_of, count
 from .neurons import Masked, Masks, prune_within
-
-Loss = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +64,7 @@ class RNP(Baseline):
         done = 0
         while done < self.epochs and reached > self.floor:
             unlearned.train()
-            self._loop(job, ascent, forget, epochs=1, seed=job.seed + done)
+            self.learn(job, ascent, forget, epochs=1, seed=job.seed + done)
             done += 1
             reached = accuracy_of(unlearned.eval(), job, self.batch_size)
 
@@ -80,14 +77,8 @@ class RNP(Baseline):
             return F.cross_entropy(logits.float(), job.labels[rows])
 
         unlearned.train()
-        self._loop(job, recovery, recover, epochs=self.epochs, seed=job.seed)
+        self.learn(job, recovery, recover, epochs=self.epochs)
         masks.clamp_()
         model, threshold, pruned = prune_within(job.model, masks.by_name(), job, self.tolerance, self.batch_size)
         notes = {"unlearned_to": reached, "unlearning_epochs": done, "threshold": threshold, "pruned": pruned}
         return Defended(model, count(masks), notes)
-
-    def _loop(self, job: Job, learner: Learner, loss: Loss, *, epochs: int, seed: int) -> None:
-        run_loop(
-            [learner], loss, len(job.images), epochs=epochs, batch_size=self.batch_size, seed=seed,
-            device=job.images.device, progress=job.progress, name=self.name,
-        )  # fmt: skip

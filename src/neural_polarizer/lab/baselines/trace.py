@@ -59,10 +59,10 @@ def last_features(steps: list[Step], count: int = 3) -> list[str]:
     return [tokens[(i + 1) * len(tokens) // count - 1].name for i in range(count)]
 
 
-def entrance(steps: list[Step]) -> nn.Linear:
+def entrance(steps: list[Step]) -> Step:
     """The linear layer through which the last feature map, or what was pooled from it, enters the classifier."""
     features = [i for i, s in enumerate(steps) if isinstance(s.module, (nn.Conv2d, nn.Linear)) and len(s.made) > 2]
     for step in steps[(features[-1] if features else -1) + 1 :]:
         if isinstance(step.module, nn.Linear) and len(step.given) == 2:
-            return step.module
+            return step
     raise InputError("model: found no linear layer behind the last feature map, wanted one to prune in front of")

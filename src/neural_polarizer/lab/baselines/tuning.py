@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...cut import logits_of
-from ..loop import Learner, run_loop
+from ..loop import Learner
 from ..options import check_above, check_at_least
 from .base import Baseline, Job
 
@@ -45,17 +45,13 @@ class Tuning(Baseline):
         optimizer = torch.optim.SGD(
             model.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
-        steps = epochs * -(-len(job.images) // self.batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * self.batches(job))
 
         def of_rows(rows: Tensor, generator: torch.Generator) -> Tensor:
             return loss(model, self.augmented(job.images[rows], generator), job.labels[rows], generator)
 
         model.train()
-        run_loop(
-            [Learner(model, optimizer, schedule)], of_rows, len(job.images), epochs=epochs,
-            batch_size=self.batch_size, seed=job.seed, device=job.images.device, progress=job.progress, name=self.name,
-        )  # fmt: skip
+        self.learn(job, Learner(model, optimizer, schedule), of_rows, epochs=epochs)
         model.eval()
 
 

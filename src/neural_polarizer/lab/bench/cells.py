@@ -6,19 +6,20 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
+from functools import partial
 from typing import Any
 
 from ...checks import check_choice
 from ...errors import InputError
+from ...models.sketch import sketch
 from ...models.zoo import build_model
 from ..attacks.registry import build_attack
 from ..backdoor import CLEAN
 from ..datasets.registry import DATASETS
 from ..proving import ALL_TO_ALL, attack_of, recipe_for
 from ..train import Recipe
-from .defences import NONE, options_of
-from .grid import AttackSpec, Block, Grid
+from .defences import FROM_DATA, NONE, options_of
+from .grid import ArchitectureSpec, AttackSpec, Block, Grid
 
 FORMAT = 1
 
@@ -114,7 +115,7 @@ def _cells(grid: Grid, part: Block, sources: Mapping[str, str]) -> list[Cell]:
     for dataset in part.datasets or ():
         check_choice("datasets", dataset.name, DATASETS)
         for arch in part.architectures or ():
-            recipe = _recipe(dataset.name, arch.name, tuple(sorted(arch.options.items())), grid.recipe)
+            recipe = _recipe(dataset.name, arch, grid.recipe)
             for attack in part.attacks or ():
                 for ratio in part.poisoning_ratios or ():
                     for seed in part.seeds or ():
@@ -166,10 +167,10 @@ def _attack(spec: AttackSpec, dataset: str, ratio: float, target: int, seed: int
     return {"name": attack.name, "options": attack.options()}
 
 
-def _recipe(dataset: str, arch: str, options: tuple[tuple[str, Any], ...], changes: dict[str, Any]) -> dict[str, Any]:
-    """The recipe of a data set and an architecture, without what the data decide: shifts and mirroring."""
-    start = asdict(_standard_recipe(dataset, arch, options))
-    own = {k: v for k, v in start.items() if k not in ("shift", "mirror")}
+def _recipe(dataset: str, arch: ArchitectureSpec, changes: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a data set and an architecture, without what the data decide."""
+    outline = sketch(partial(build_model, arch.name, classes=2, **arch.options), 0)
+    own = {k: v for k, v in asdict(recipe_for(dataset, 0, False, outline)).items() if k not in FROM_DATA}
     for name in changes:
         check_choice("recipe", name, own)
     try:
@@ -177,11 +178,6 @@ def _recipe(dataset: str, arch: str, options: tuple[tuple[str, Any], ...], chang
     except TypeError as error:
         raise InputError(f"recipe: {error}") from None
     return {name: getattr(chosen, name) for name in own}
-
-
-@cache
-def _standard_recipe(dataset: str, arch: str, options: tuple[tuple[str, Any], ...]) -> Recipe:
-    return recipe_for(dataset, 0, False, build_model(arch, classes=2, **dict(options)))
 
 
 def _check_labels(cells: Sequence[Cell]) -> None:

@@ -19,6 +19,7 @@ from ..datasets.base import ImageData
 NONE = "none"
 DEFENCES = (NONE, *METHODS, *BASELINES)
 LAYERS = {"preact_resnet18": "layer4.1.conv1", "small_resnet": "layer3", "vgg19_bn": "features.49"}
+FROM_DATA = ("shift", "mirror")  # how far images may be moved, and whether they may be mirrored
 PUBLISHED = "published"  # an option of polarizers: start from the papers' settings of a data set
 
 
@@ -36,7 +37,7 @@ def options_of(
             raise InputError(f"defences: none takes no options, found {sorted(options)}")
         return {}, None
     if name in BASELINES:
-        return build_baseline(name, options).options() | dict(options), None
+        return build_baseline(name, options).options(), None
     given = dict(options)
     where = given.pop("layer", None) or layer or LAYERS.get(arch)
     if not isinstance(where, str):
@@ -62,7 +63,7 @@ def defend(
         return Defended(model, 0, {})
     if name in BASELINES:
         # Whoever fine-tunes augments as the data allow: the grid says otherwise where it wants to.
-        usual = {"shift": data.shift, "mirror": data.mirror}
+        usual = {name: getattr(data, name) for name in FROM_DATA}
         return build_baseline(name, {**usual, **options})(model, clean, seed=seed, progress=progress)
     assert layer is not None
     config = FitConfig.from_dict(dict(options))

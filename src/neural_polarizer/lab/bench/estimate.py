@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...config import FitConfig
-from ...models.elsewhere import LIBRARIES
-from ...models.zoo import build_model
+from ...models.sketch import sketch
+from ...models.zoo import build_model, sized
 from ..baselines.registry import BASELINES, build_baseline
+from ..datasets.registry import CLASSES
 from .cells import Cell, Network
 from .defences import NONE
 
@@ -32,8 +33,8 @@ SIZES = {
     "gtsrb": (39209, 12630, 32),
     "tiny_imagenet": (100000, 10000, 64),
 }
-CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "gtsrb": 43, "tiny_imagenet": 200}
 UNKNOWN = (50000, 10000, 32)  # an image folder
+USUAL = 10  # classes of a data set that has no number of its own
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def passes(cell: Cell) -> float:
     if name == NONE:
         return 0
     if name in BASELINES:
-        return build_baseline(name, options).passes(cell.clean, CLASSES.get(cell.network.dataset, 10))
+        return build_baseline(name, options).passes(cell.clean, CLASSES.get(cell.network.dataset, USUAL))
     config = FitConfig.from_dict(options)
     # Per batch: the inner steps, then the clean and the perturbed images.
     return cell.clean * (config.warmup_epochs + config.epochs * (config.steps + 2))
@@ -82,16 +83,13 @@ def forward_cost(network: Network) -> float:
     """Operations of one image through a network."""
     _, _, side = SIZES.get(network.dataset, UNKNOWN)
     options = tuple(sorted(network.arch_options.items()))
-    return _forward_cost(network.arch, options, CLASSES.get(network.dataset, 10), network.size or side)
+    return _forward_cost(network.arch, options, CLASSES.get(network.dataset, USUAL), network.size or side)
 
 
 @cache
 def _forward_cost(arch: str, options: tuple[tuple[str, Any], ...], classes: int, side: int) -> float:
-    given = dict(options)
-    if arch.partition(":")[0] in LIBRARIES:
-        given.setdefault("size", side)
-    model = build_model(arch, classes=classes, **given)
+    model = sketch(partial(build_model, arch, classes=classes, **sized(arch, dict(options), side)), 0)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        model(torch.zeros(1, 3, side, side))
+        model(torch.zeros(1, 3, side, side, device="meta"))
     return float(counter.get_total_flops())

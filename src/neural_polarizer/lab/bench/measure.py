@@ -19,7 +19,7 @@ from ...metrics import (
     tpr_at_fpr,
 )
 from ..attacks.base import Attack
-from ..datasets.base import Split
+from ..datasets.base import Split, to_floats
 from ..evaluate import evaluation_of
 
 BATCH = 512
@@ -48,7 +48,7 @@ def _one(
     classes, sure = [], []
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
-        p = logits_of(model(change(batch.float() / 255))).float().softmax(1)
+        p = logits_of(model(change(to_floats(batch)))).float().softmax(1)
         classes.append(p.argmax(1))
         about = classes[-1] if asked is None else asked[start : start + BATCH]
         sure.append(p.gather(1, about[:, None])[:, 0])

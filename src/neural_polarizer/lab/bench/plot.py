@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -76,8 +77,9 @@ def write_plots(out: Path, frame: pd.DataFrame) -> list[Path]:
             axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
             for suffix in SUFFIXES:
                 buffer = io.BytesIO()
-                # No date in the file: the same records are the same bytes.
-                figure.savefig(buffer, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
+                # No date and no random names in the file: the same records are the same bytes.
+                with matplotlib.rc_context({"svg.hashsalt": name}):
+                    figure.savefig(buffer, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
                 path = out / f"{where}_{name}.{suffix}"
                 write_atomically(path, buffer.getvalue())
                 written.append(path)

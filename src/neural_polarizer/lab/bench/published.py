@@ -16,16 +16,9 @@ COLUMNS = ("dataset", "backbone", "poisoning_ratio", "attack", "defense", "acc",
 NO_DEFENCE = "no defense"
 # The names of others on the left, ours on the right.
 DATASETS = {"tiny": "tiny_imagenet"}
-ARCHITECTURES = {"preactresnet18": "preact_resnet18", "vgg19bn": "vgg19_bn", "vgg19_bn": "vgg19_bn"}
-ATTACKS = {
-    "badnet": "badnets",
-    "badnet a2a": "badnets_all",
-    "badnet_a2a": "badnets_all",
-    "inputaware": "input_aware",
-    "lowfrequency": "lf",
-    "trojannn": "trojannn",
-}
-DEFENCES = {NO_DEFENCE: "none", "i-bau": "ibau", "ft-sam": "ft_sam", "ftsam": "ft_sam"}
+ARCHITECTURES = {"preactresnet18": "preact_resnet18"}
+ATTACKS = {"badnet": "badnets", "inputaware": "input_aware"}
+DEFENCES = {NO_DEFENCE: "none", "i-bau": "ibau"}
 
 
 def read_published(path: Path) -> pd.DataFrame:

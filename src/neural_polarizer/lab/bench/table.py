@@ -31,8 +31,9 @@ FIGURES = {
     "peak_mib": "peak MiB",
     "parameters": "parameters",
 }
-SHARES = {"acc", "asr", "excess_asr", "ra"}
-MARKED = ("acc", "asr", "excess_asr", "ra", "der", "der_share", "auroc")
+OVER_ATTACKS = {"acc_drop": "ACC drop", "worst_excess_asr": "worst excess ASR"}  # of leaderboards alone
+PERCENT = {"acc", "asr", "excess_asr", "ra", *OVER_ATTACKS}
+MARKED = {*PERCENT, "der", "der_share", "auroc"}
 OURS, PUBLISHED = "measured", "published"
 
 
@@ -123,7 +124,7 @@ def _figure(row: pd.Series[Any], name: str) -> str:
     value, spread = row[name], row.get(f"{name}_std")
     if pd.isna(value):
         return ""
-    if name in SHARES or name in ("acc_drop", "worst_excess_asr"):
+    if name in PERCENT:
         text = f"{100 * value:.1f}"
         return text if spread is None or pd.isna(spread) else f"{text} ± {100 * spread:.1f}"
     if name == "parameters":
@@ -154,7 +155,7 @@ def _in_latex(text: str, mark: str) -> str:
 
 def _text_rows(rows: pd.DataFrame, figures: Sequence[str], lead: Sequence[str], mark: Mark) -> pd.DataFrame:
     """Rows as text, best and second best marked per column."""
-    marks = {name: _marks(rows, name) for name in figures if name in (*MARKED, "acc_drop", "worst_excess_asr")}
+    marks = {name: _marks(rows, name) for name in figures if name in MARKED}
     out = []
     for index, row in rows.iterrows():
         cells = [str(row[name]) for name in lead]
@@ -166,9 +167,8 @@ def _text_rows(rows: pd.DataFrame, figures: Sequence[str], lead: Sequence[str], 
 
 
 def _title(name: str) -> str:
-    more = {"acc_drop": "ACC drop", "worst_excess_asr": "worst excess ASR"}
-    title = FIGURES.get(name) or more[name]
-    return f"{title} (%)" if name in SHARES or name in more else title
+    title = (FIGURES | OVER_ATTACKS)[name]
+    return f"{title} (%)" if name in PERCENT else title
 
 
 SUMMARY = ("acc", "acc_drop", "asr", "worst_excess_asr", "ra", "der", "der_share", "auroc", "seconds", "parameters")

@@ -16,7 +16,7 @@ import torch
 
 from ...errors import InputError
 from ...files import write_atomically
-from ...models.elsewhere import LIBRARIES
+from ...models.zoo import sized
 from ..attacks.registry import build_attack
 from ..backdoor import Backdoored, Victim, load_backdoored, train_backdoored
 from ..datasets.base import ImageData, Split
@@ -132,9 +132,7 @@ def data_of(network: Network, place: Place) -> ImageData:
 
 
 def victim_of(network: Network, data: ImageData) -> Victim:
-    options = dict(network.arch_options)
-    if network.arch.partition(":")[0] in LIBRARIES:  # made for one size of image
-        options.setdefault("size", data.shape[1])
+    options = sized(network.arch, network.arch_options, data.shape[1])
     recipe = Recipe(**network.recipe, shift=data.shift, mirror=data.mirror)
     return Victim(data, network.arch, options, recipe, network.hold_back, network.seed, network.source)
 
