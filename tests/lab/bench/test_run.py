@@ -133,6 +133,23 @@ def test_clean_sets_grow_and_were_never_seen(finished):
     assert not torch.equal(other.images, small.images), "another seed, other images"
 
 
+def test_baselines_augment_as_the_data_allow(finished, monkeypatch):
+    """Unless the grid says otherwise."""
+    from neural_polarizer.lab.baselines.ft import FT
+
+    root, _ = finished
+    seen = []
+
+    def look(self, job):
+        seen.append((self.shift, self.mirror))
+        raise InputError("enough")
+
+    monkeypatch.setattr(FT, "defend", look)
+    moved = {"name": "ft", "label": "moved", "options": {"shift": 3}}
+    run(root, cells(defences=[{"name": "ft", "options": {"epochs": 7}, "label": "usual"}, moved]))
+    assert seen == [(1, False), (3, False)]
+
+
 def test_a_failing_cell_is_recorded_and_the_rest_goes_on(finished, monkeypatch):
     root, _ = finished
     real = work.defend

@@ -28,6 +28,8 @@ def options_of(
 ) -> tuple[dict[str, Any], str | None]:
     """All options of a defence, with the defaults of those not given, and the layer where it stands, if it does.
 
+    Those of `FROM_DATA` are not filled in: unless they are given, the data set says them when the defence runs.
+
     Raises:
         InputError: an unknown defence or option, no layer for a polarizer in an architecture that has no usual one.
     """
@@ -37,7 +39,8 @@ def options_of(
             raise InputError(f"defences: none takes no options, found {sorted(options)}")
         return {}, None
     if name in BASELINES:
-        return build_baseline(name, options).options(), None
+        every = build_baseline(name, options).options()
+        return {k: v for k, v in every.items() if k in options or k not in FROM_DATA}, None
     given = dict(options)
     where = given.pop("layer", None) or layer or LAYERS.get(arch)
     if not isinstance(where, str):
