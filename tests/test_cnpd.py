@@ -91,9 +91,9 @@ def test_copies_that_no_image_needs_stay_the_identity():
 def test_conditions_in_training_are_prediction_and_target(monkeypatch):
     """Clean images carry the original prediction, perturbed ones their target."""
     seen, targets = [], []
-    given, drawn = Embedded.given, fit._targets
+    given, drawn = Embedded.given, fit.wrong_targets
     monkeypatch.setattr(Embedded, "given", lambda self, m, c: (seen.append(c.clone()), given(self, m, c))[1])
-    monkeypatch.setattr(fit, "_targets", lambda *a: (targets.append(drawn(*a)), targets[-1])[1])
+    monkeypatch.setattr(fit, "wrong_targets", lambda *a: (targets.append(drawn(*a)), targets[-1])[1])
     net, x, y = make("plain"), images(6), labels(6)
     quick(net, (x, y), method="e-cnpd", config=FitConfig(epochs=1, warmup_epochs=0, batch_size=6, early_exit=None))
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
@@ -128,7 +128,7 @@ def test_the_ablation_conditions_every_pass(monkeypatch, condition, conditioning
 
 def test_targets_cover_every_wrong_class_evenly():
     y = torch.arange(5).repeat(2000)
-    drawn = fit._targets("random", None, y, 5, torch.Generator().manual_seed(0))
+    drawn = fit.wrong_targets("random", None, y, 5, torch.Generator().manual_seed(0))
     table = torch.bincount(y * 5 + drawn, minlength=25).view(5, 5)
     assert (table.diagonal() == 0).all()
     off = table[~torch.eye(5, dtype=torch.bool)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 import torch
@@ -22,6 +23,26 @@ def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
         raise InputError(f"{argument}: found {value!r}, wanted one of {', '.join(map(repr, choices))}")
+
+
+def check_number(
+    argument: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+    whole: bool = False,
+) -> None:
+    """A finite number, no bool, above one bound, from another and up to a third."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int if whole else (int, float))
+        or not (value <= most and math.isfinite(value) and value > above and value >= least)
+    ):
+        bound = f" above {above:g}" if above > -math.inf else f" of at least {least:g}" if least > -math.inf else ""
+        bound += f" up to {most:g}" if most < math.inf else ""
+        raise InputError(f"{argument}: found {value!r:.80}, wanted a {'whole ' if whole else ''}number{bound}")
 
 
 def check_images(argument: str, images: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from .checks import check_choice
+from .checks import check_choice, check_number
 from .errors import InputError
-from .perturb import NORMS, SHARES, STEP_RULES, Additive, Descent, Share
+from .mixture import Family, read_mixture
+from .perturb import NORMS, SHARES, STEP_RULES, Additive, Descent, Share, ThreatModel
 from .polarizers import STRUCTURES
 
 CONDITIONINGS = ("predicted", "none", "label", "random")
@@ -27,13 +28,30 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 _PUBLISHED_LINF: dict[str, Any] = {"norm": "linf", "radius": 0.2, "step": 0.44, "steps": 10, "start": 0.2}
+_ONE_FAMILY = ("norm", "radius", "share", "start", "steps", "step", "step_rule", "early_exit")
+# Chosen on BadNets all-to-one, Blended and WaNet alone: issue F's first lead.
+_IN_ROUNDS: dict[str, Any] = {
+    "loop": "rounds",
+    "mixture": (
+        Family(threat="l2", radius=1.0, steps=3, step=0.5),
+        Family(threat="l2", radius=2.0, share="target", steps=10, step=0.3),
+        Family(threat="flow", radius=1.5, share="target", steps=10, step=0.3, rule="sign"),
+    ),
+    "condition": "reached", "aim": "label", "benign": "original", "lambda_ce": 0.1, "lambda_max": 0.1,
+    "lambda_asr": 0.1, "warmup_epochs": 0, "epochs": 15, "weight_decay": 0.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """How a polarizer is trained: the per-batch schedule of the papers.
+    """How a polarizer is trained: batch by batch as in the papers, or in rounds.
 
     Args:
+        loop: "batch" perturbs every batch against the model as it is, then steps. "rounds" (ours) perturbs all clean
+            images at once, keeps what changed the original model's prediction, and fits on that; see `rounds`.
+        rounds: how often, each time with `epochs` of fitting: the first against the original model, later ones as
+            `fool` says, and what earlier ones found is kept.
+        mixture: with "rounds": what perturbs, instead of the one ball of the next two lines; see `Family`.
         norm, radius, start: the ball of the inner problem. Radius None keeps the per-pixel RMS of L2 3.0 on
             3x32x32 at any image size (L∞: 0.2; L1: the L2 radius times √(C·H·W)/4).
         share: one perturbation per "sample", per "batch", or per "target" class (the universal variants).
@@ -64,6 +82,9 @@ class FitConfig:
         6.0
     """
 
+    loop: Literal["batch", "rounds"] = "batch"
+    rounds: int = 1
+    mixture: tuple[Family, ...] = ()
     norm: Literal["l2", "linf", "l1"] = "l2"
     radius: float | None = None
     share: Share = "sample"
@@ -98,6 +119,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for name, choices in (
+            ("loop", ("batch", "rounds")),
             ("norm", NORMS),
             ("share", SHARES),
             ("step_rule", STEP_RULES),
@@ -111,43 +133,43 @@ class FitConfig:
             ("schedule", ("constant", "cosine")),
         ):
             check_choice(name, getattr(self, name), choices)
-        self._number("radius", above=0, optional=True)
-        self._number("early_exit", above=0, optional=True)
         for name in ("step", "lr", "warmup_lr"):
-            self._number(name, above=0)
+            check_number(name, getattr(self, name), above=0)
+        for name in ("radius", "early_exit"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0)
         for name in ("lambda_bn", "lambda_ce", "lambda_max", "lambda_asr", "momentum", "weight_decay"):
-            self._number(name, least=0)
-        self._number("start")
-        for name in ("steps", "batch_size", "rank", "embedding"):
-            self._number(name, least=1, whole=True)
-        self._number("hidden", least=1, whole=True, optional=True)
+            check_number(name, getattr(self, name), least=0)
+        check_number("start", self.start)
+        for name in ("steps", "batch_size", "rank", "embedding", "rounds"):
+            check_number(name, getattr(self, name), least=1, whole=True)
+        if self.hidden is not None:
+            check_number("hidden", self.hidden, least=1, whole=True)
         for name in ("epochs", "warmup_epochs"):
-            self._number(name, least=0, whole=True)
+            check_number(name, getattr(self, name), least=0, whole=True)
         if isinstance(self.target, bool) or not (
             self.target in (None, "runner-up", "random", "none") or (isinstance(self.target, int) and self.target >= 0)
         ):
             raise InputError(f"target: found {self.target!r}, wanted 'runner-up', 'random', 'none' or a class index")
+        object.__setattr__(self, "mixture", read_mixture(self.mixture))
+        self._fits_its_loop()
 
-    def _number(
-        self,
-        name: str,
-        *,
-        above: float = -math.inf,
-        least: float = -math.inf,
-        whole: bool = False,
-        optional: bool = False,
-    ) -> None:
-        value = getattr(self, name)
-        if value is None and optional:
+    def _fits_its_loop(self) -> None:
+        """No option that the loop would ignore."""
+        if self.loop == "batch":
+            if self.rounds != 1 or self.mixture:
+                raise InputError("loop: found 'batch' with several rounds or a mixture, wanted loop='rounds' for these")
             return
-        kind = int if whole else (int, float)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, kind)
-            or not (math.isfinite(value) and value > above and value >= least)
-        ):
-            bound = f" above {above:g}" if above > -math.inf else f" of at least {least:g}" if least > -math.inf else ""
-            raise InputError(f"{name}: found {value!r}, wanted a {'whole ' if whole else ''}number{bound}")
+        if self.target in ("runner-up", "none"):
+            raise InputError(f"target: found {self.target!r}, wanted 'random' or a class index for loop='rounds'")
+        if self.conditioning != "predicted":
+            raise InputError(f"conditioning: found {self.conditioning!r}, wanted 'predicted' for loop='rounds'")
+        for field in fields(self):
+            if self.mixture and field.name in _ONE_FAMILY and getattr(self, field.name) != field.default:
+                raise InputError(
+                    f"{field.name}: found {getattr(self, field.name)!r} beside a mixture, wanted the values that its "
+                    "families give"
+                )
 
     @classmethod
     def published(
@@ -161,6 +183,19 @@ class FitConfig:
         check_choice("norm", norm, ("l2", "linf"))
         ball = _PUBLISHED_LINF if norm == "linf" else {}
         return cls(**{**_PUBLISHED[dataset], **ball})
+
+    @classmethod
+    def in_rounds(cls, **changes: Any) -> FitConfig:
+        """One round against the original model, with a mixture of threat models; `changes` are fields of `FitConfig`.
+
+        A polarizer stops only the kinds of trigger that the inner problem can make, hence the mixture; and on a
+        backdoored model most perturbations end in the attacker's class, hence the condition on the class reached.
+
+        Example:
+            >>> [f"{f.threat} per {f.share}" for f in FitConfig.in_rounds(epochs=5).mixture]
+            ['l2 per sample', 'l2 per target', 'flow per target']
+        """
+        return cls(**{**_IN_ROUNDS, **changes})
 
     def radius_for(self, shape: Sequence[int]) -> float:
         """The radius in pixel units for images of `shape` (C, H, W)."""
@@ -179,9 +214,15 @@ class FitConfig:
     def descent(self) -> Descent:
         return Descent(steps=self.steps, step=self.step, rule=self.step_rule, early_exit=self.early_exit)
 
+    def families(self, shape: Sequence[int]) -> list[tuple[ThreatModel, Descent]]:
+        """What perturbs images of `shape` (C, H, W) in rounds: the mixture, or the one ball where there is none."""
+        if not self.mixture:
+            return [(self.threat(shape), self.descent())]
+        return [(f.threat_model(shape), f.descent(shape)) for f in self.mixture]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "mixture": [asdict(family) for family in self.mixture]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FitConfig:

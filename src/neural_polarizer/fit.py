@@ -7,14 +7,12 @@ problem in `perturb`.
 from __future__ import annotations
 
 import copy
-import math
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import losses
 from .build import METHOD_STRUCTURE, build_polarizer
 from .capture import make_cut
 from .checks import check_choice, check_labels, device_of, dtype_of, usable_device
@@ -24,18 +22,16 @@ from .config import FitConfig
 from .cut import Cut
 from .errors import InputError
 from .history import History
+from .losses import without_class
 from .methods import METHODS
-from .optim import stepper_for
+from .outer import FitDiverged, Outer, batches, condition_for, fooled, warm_up, wrong_targets
 from .perturb import descend
 from .polarized import PolarizedModel, applied
 from .polarizers import Polarizer
 from .progress import Progress
+from .rounds import fit_in_rounds
 
-PARTS = ("loss_bn", "loss_ce", "loss_max", "loss_asr")
-
-
-class FitDiverged(RuntimeError):
-    """The losses of a fit stopped being finite; the user's model is as it was."""
+__all__ = ["FitDiverged", "condition_for", "fit_per_batch", "measure", "purify"]
 
 
 def purify(
@@ -99,7 +95,8 @@ def purify(
     structure, options = _structure(method, config, cut, seed)
     polarizer = build_polarizer(structure, channels=cut.channels, channel_dim=cut.channel_dim, **options).to(where)
     polarizer.start(mean, var)
-    history = fit_per_batch(
+    fit = fit_in_rounds if config.loop == "rounds" else fit_per_batch
+    history = fit(
         cut, polarizer, images, original.argmax(1) if labels is None else labels, original, config,
         seed=seed, progress=progress,
     )  # fmt: skip
@@ -160,13 +157,8 @@ def fit_per_batch(
     """
     order = torch.Generator().manual_seed(seed)
     conditional = isinstance(polarizer, ConditionalPolarizer)
-    rule = config.target or ("random" if conditional else "runner-up")
-    history, weights = History(), [config.lambda_bn, config.lambda_ce, config.lambda_max, config.lambda_asr]
-    predictions = original.argmax(1)
-    warm_up(cut, polarizer, images, labels, predictions, config, order, progress)
-    stepper = stepper_for(polarizer, config.lr, config)
-    threat, how = config.threat(images.shape[1:]), config.descent()
-    names = [*PARTS, "clean_accuracy", "reached", *(["mismatch"] if conditional else [])]
+    rule = config.target if config.target is not None else "random" if conditional else "runner-up"
+    history, predictions = History(), original.argmax(1)
 
     def standing(natural: Tensor, y: Tensor) -> Tensor:
         return condition_for(config.conditioning, natural, y, cut.classes, order)
@@ -174,19 +166,17 @@ def fit_per_batch(
     def forward(g: Polarizer, x: Tensor, condition: Tensor | None) -> Tensor:
         return cut.edited(x, lambda m: applied(g, m, condition))
 
-    def fooled(x: Tensor, condition: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
-        if config.fool == "polarized":
-            return forward(polarizer, x, condition)
-        if config.fool == "original":
-            return cut.original(x)
-        return cut.paired(x, lambda m, _: applied(polarizer, m, condition))
-
+    warm_up(
+        polarizer, lambda g, rows, condition: forward(g, images[rows], condition), labels,
+        lambda rows: standing(predictions[rows], labels[rows]), config, order, progress,
+    )  # fmt: skip
+    outer = Outer(polarizer, config, ["mismatch"] if conditional else [])
+    stepper = outer.stepper
+    threat, how = config.threat(images.shape[1:]), config.descent()
     epochs = Progress(config.epochs, "fit", enabled=progress)
     for epoch in epochs:
-        if config.schedule == "cosine":
-            stepper.scale = (1 + math.cos(math.pi * epoch / config.epochs)) / 2
-        sums = torch.zeros(len(names), dtype=torch.float64, device=images.device)
-        for rows in _batches(len(images), config.batch_size, order, images.device):
+        outer.begin(epoch, images.device)
+        for rows in batches(len(images), config.batch_size, order, images.device):
             x, y = images[rows], labels[rows]
             condition = standing(predictions[rows], y) if conditional else None
             clean_logits = None
@@ -195,12 +185,12 @@ def fit_per_batch(
                 own = config.statistics == "batch" and not stepper.by_rows
                 with polarizer.batch_statistics(own), torch.set_grad_enabled(not stepper.by_rows):
                     clean_logits = forward(polarizer, x, condition)
-            target = _targets(rule, clean_logits, y, cut.classes, order)
+            target = wrong_targets(rule, clean_logits, y, cut.classes, order)
             sent = standing(target, y) if conditional and target is not None else None
             polarizer.requires_grad_(False)
             perturbed = descend(
-                threat, partial(fooled, condition=sent), x, y if target is None else target, how,
-                away=target is None,
+                threat, partial(fooled, cut, polarizer, config.fool, condition=sent), x,
+                y if target is None else target, how, away=target is None,
             ).images  # fmt: skip
             polarizer.requires_grad_(True)
             mismatch = []
@@ -221,84 +211,10 @@ def fit_per_batch(
                 g, _ = stepper.take(None)
             logits = forward(g, perturbed, sent)
             assert clean_logits is not None
-            prediction = clean_logits.detach().argmax(1)
             if target is None:  # untargeted: push away the wrong class that came out strongest
-                target = losses.without_class(logits.detach(), y).argmax(1)
-            parts = [
-                losses.bn_loss(clean_logits, y)
-                if config.benign == "label"
-                else losses.kl_loss(clean_logits, original[rows]),
-                losses.ce_loss(logits, y if config.aim == "label" else prediction),
-                losses.max_loss(logits, y),
-                losses.asr_loss(logits, target),
-            ]
-            loss = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
-            torch.autograd.backward(loss)
-            stepper.step()
-            told = [*(part.detach() for part in parts), (prediction == y).double().mean()]
-            told += [(logits.argmax(1) == target).double().mean(), *mismatch]
-            sums += torch.stack([t.double() for t in told]) * len(rows)
-        means = dict(zip(names, (sums / len(images)).tolist(), strict=True))  # the host waits once per epoch
-        if not all(map(math.isfinite, means.values())):
-            raise FitDiverged(f"the losses of epoch {epoch + 1} are not finite; try a smaller lr than {config.lr:g}")
-        total = sum(weight * means[name] for weight, name in zip(weights, PARTS, strict=True))
-        history.append({"epoch": epoch + 1, "loss": total, **means})
-        epochs.note(f"loss {total:.3f}, clean {means['clean_accuracy']:.3f}, reached {means['reached']:.3f}")
+                target = without_class(logits.detach(), y).argmax(1)
+            outer.step(clean_logits, original[rows], y, logits, target, extra=mismatch)
+        row = outer.told(epoch)
+        history.append(row)
+        epochs.note(f"loss {row['loss']:.3f}, clean {row['clean_accuracy']:.3f}, reached {row['reached']:.3f}")
     return history
-
-
-def warm_up(
-    cut: Cut,
-    polarizer: Polarizer,
-    images: Tensor,
-    labels: Tensor,
-    predictions: Tensor,
-    config: FitConfig,
-    order: torch.Generator,
-    progress: bool,
-) -> None:
-    """First on clean images alone, at a small rate, BatchNorm in train mode."""
-    if not config.warmup_epochs:
-        return
-    stepper = stepper_for(polarizer, config.warmup_lr, config)
-    for _ in Progress(config.warmup_epochs, "warm-up", enabled=progress, lines=1):
-        for rows in _batches(len(images), config.batch_size, order, images.device):
-            y, condition = labels[rows], None
-            if isinstance(polarizer, ConditionalPolarizer):
-                condition = condition_for(config.conditioning, predictions[rows], y, cut.classes, order)
-            g, condition = stepper.take(condition)
-            with g.batch_statistics():
-                logits = cut.edited(images[rows], partial(applied, g, condition=condition))
-            torch.autograd.backward(losses.bn_loss(logits, y))
-            stepper.step()
-
-
-def _targets(
-    rule: str | int, clean_logits: Tensor | None, labels: Tensor, classes: int, order: torch.Generator
-) -> Tensor | None:
-    """The wrong class to send each image to (B,); None where untargeted."""
-    if rule == "none":
-        return None
-    if rule == "runner-up":
-        assert clean_logits is not None
-        return losses.without_class(clean_logits.detach(), labels).argmax(1)
-    other = (labels + torch.randint(1, classes, labels.shape, generator=order).to(labels.device)) % classes
-    return other if isinstance(rule, str) else torch.where(labels == rule, other, rule)  # T must not be y
-
-
-def condition_for(kind: str, natural: Tensor, labels: Tensor, classes: int, order: torch.Generator) -> Tensor:
-    """The class that stands for each image (B,): `natural`, but for the ablation of conditioning.
-
-    `kind` is a value of `FitConfig.conditioning`; `order` is drawn from for "random" alone.
-    """
-    if kind == "label":
-        return labels
-    if kind == "none":
-        return torch.zeros_like(labels)
-    if kind == "random":
-        return torch.randint(classes, labels.shape, generator=order).to(labels.device)
-    return natural
-
-
-def _batches(count: int, size: int, order: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
-    return torch.randperm(count, generator=order).to(device).split(size)

@@ -2,8 +2,8 @@
 
 ``δ = argmin CE(f_θ(x + δ), T)  subject to ‖δ‖_p ≤ ρ and x + δ in [0, 1]``   (NPD, arXiv 2306.16697, eq. 4)
 
-A *threat model* says what a perturbation is: its parameters for some units, how they act on images, its ball and
-projection. A unit is one image, the whole batch, or all images that share a target (`share`). The descent is
+A *threat model* (`threats`) says what a perturbation is: its parameters for some units, how they act on images, its
+ball and projection. A unit is one image, the whole batch, or all images that share a target (`share`). The descent is
 written once, over any threat model.
 
 Example:
@@ -17,95 +17,48 @@ Example:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Share = Literal["sample", "batch", "target"]
-SHARES = ("sample", "batch", "target")
-NORMS = ("l2", "linf", "l1")
+from .threats import (
+    NORMS,
+    PROJECTIONS,
+    SHARES,
+    Additive,
+    Flow,
+    Share,
+    Sparse,
+    ThreatModel,
+    project_l1,
+    project_l2,
+    project_linf,
+)
+
+__all__ = [
+    "NORMS",
+    "PROJECTIONS",
+    "SHARES",
+    "STEP_RULES",
+    "Additive",
+    "Descent",
+    "Flow",
+    "Perturbed",
+    "Share",
+    "Sparse",
+    "ThreatModel",
+    "descend",
+    "learn_patterns",
+    "project_l1",
+    "project_l2",
+    "project_linf",
+]
+
 STEP_RULES = ("sign", "plain", "normalized")
-
-
-def project_l2(delta: Tensor, radius: float) -> Tensor:
-    """The nearest point of the L2 ball, for every row of (U, ...)."""
-    norm = delta.flatten(1).norm(dim=1).clamp_min(1e-30)
-    return delta * (radius / norm).clamp(max=1).view(-1, *[1] * (delta.ndim - 1))
-
-
-def project_linf(delta: Tensor, radius: float) -> Tensor:
-    """The nearest point of the L∞ ball."""
-    return delta.clamp(-radius, radius)
-
-
-def project_l1(delta: Tensor, radius: float) -> Tensor:
-    """The nearest point of the L1 ball: soft thresholding, its threshold from the sorted magnitudes.
-
-    Source: Duchi et al., "Efficient projections onto the l1-ball", ICML 2008.
-    """
-    rows = delta.flatten(1)
-    size = rows.abs()
-    ordered = size.sort(dim=1, descending=True).values
-    excess = ordered.cumsum(1) - radius
-    rank = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=rows.dtype)
-    kept = (ordered * rank > excess).sum(1, keepdim=True).clamp_min(1)
-    threshold = (excess.gather(1, kept - 1) / kept).clamp_min(0)  # 0 for a row that is inside already
-    return (rows.sign() * (size - threshold).clamp_min(0)).view_as(delta)
-
-
-PROJECTIONS = {"l2": project_l2, "linf": project_linf, "l1": project_l1}
-
-
-class ThreatModel(ABC):
-    """What an attacker may do to an image. `share` says how many images one unit of parameters serves."""
-
-    share: Share
-
-    @abstractmethod
-    def begin(self, units: int, images: Tensor) -> Tensor:
-        """Parameters (units, ...) to start from, for images (B, C, H, W)."""
-
-    @abstractmethod
-    def act(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """Images under parameters (B, ...), one row per image; stays in [0, 1]; differentiable."""
-
-    @abstractmethod
-    def project(self, parameters: Tensor, images: Tensor | None) -> Tensor:
-        """Back into the ball. `images` are given where one unit serves one image, else None."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Additive(ThreatModel):
-    """x + δ with ‖δ‖_p ≤ radius, in pixel units of images in [0, 1].
-
-    Args:
-        norm: ``"l2"``, ``"linf"`` or ``"l1"``.
-        radius: ρ.
-        share: one δ per ``"sample"``, per ``"batch"``, or per ``"target"`` class.
-        start: the value that every entry of δ has at first (projected into the ball).
-    """
-
-    norm: Literal["l2", "linf", "l1"] = "l2"
-    radius: float = 3.0
-    share: Share = "sample"
-    start: float = 0.0
-
-    def begin(self, units: int, images: Tensor) -> Tensor:
-        delta = torch.full((units, *images.shape[1:]), self.start, dtype=images.dtype, device=images.device)
-        return self.project(delta, images if self.share == "sample" else None) if self.start else delta
-
-    def act(self, parameters: Tensor, images: Tensor) -> Tensor:
-        return (images + parameters).clamp(0, 1)
-
-    def project(self, parameters: Tensor, images: Tensor | None) -> Tensor:
-        delta = PROJECTIONS[self.norm](parameters, self.radius)
-        # Towards the box every entry only shrinks, so the result is still in the ball.
-        return delta if images is None else (images + delta).clamp(0, 1) - images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +118,7 @@ def descend(
     how: Descent,
     *,
     away: bool = False,
+    go_on: tuple[Tensor, Tensor] | None = None,
 ) -> Perturbed:
     """Solve the inner problem for one batch by projected gradient descent.
 
@@ -176,11 +130,12 @@ def descend(
         targets: class indices (B,) to send the images to.
         how: steps, step size, rule, early exit.
         away: untargeted: `targets` are the classes to drive the images *from*.
+        go_on: go on from these parameters (U, ...), with these units (B,) of the images.
     """
-    units, count = _units(threat.share, targets)
+    units, count = _units(threat.share, targets) if go_on is None else (go_on[1], len(go_on[0]))
     aligned = images if threat.share == "sample" else None
     weight = 1 / torch.bincount(units, minlength=count).to(images.dtype)[units]  # mean within each unit
-    parameters = threat.begin(count, images)
+    parameters = threat.begin(count, images) if go_on is None else go_on[0]
     done = torch.zeros((), dtype=torch.bool, device=images.device)
     with torch.enable_grad():
         for step in range(how.steps):
@@ -202,3 +157,47 @@ def descend(
     parameters = parameters.detach()
     with torch.no_grad():
         return Perturbed(threat.act(parameters.index_select(0, units), images), parameters, units)
+
+
+def learn_patterns(
+    threat: ThreatModel,
+    forward: Callable[[Tensor, Tensor], Tensor | Sequence[Tensor]],
+    images: Tensor,
+    labels: Tensor,
+    classes: Tensor,
+    how: Descent,
+    *,
+    batch_size: int,
+    order: torch.Generator,
+) -> Tensor:
+    """One universal perturbation per target class, descended over batches of all images.
+
+    Every step takes the next batch in a random order, gives each of its images a random class that is not its own, and
+    so moves the patterns of all classes at once.
+
+    Args:
+        forward: images (B, C, H, W), targets (B,) -> logits (B, K), or a sequence of them.
+        images, labels: (N, C, H, W) in [0, 1], (N,).
+        classes: (U,) distinct classes to have a pattern each.
+        how: `steps` batches; `early_exit` does not apply.
+        order: the CPU generator to draw from.
+
+    Returns:
+        Parameters (U, ...) in the order of `classes`.
+    """
+    parameters = threat.begin(len(classes), images)
+    batches: list[Tensor] = []
+    for _ in range(how.steps):
+        if not batches:
+            batches = list(torch.randperm(len(images), generator=order).to(images.device).split(batch_size))
+        rows = batches.pop(0)
+        units = torch.randint(len(classes), (len(rows),), generator=order).to(images.device)
+        units = torch.where(classes[units] == labels[rows], (units + 1) % len(classes), units)
+        targets = classes[units]
+
+        def towards(x: Tensor, targets: Tensor = targets) -> Tensor | Sequence[Tensor]:
+            return forward(x, targets)
+
+        one = replace(how, steps=1, early_exit=None)
+        parameters = descend(threat, towards, images[rows], targets, one, go_on=(parameters, units)).parameters
+    return parameters

@@ -1,0 +1,86 @@
+"""Images kept at the cut: the activations where they fit into memory, so that only the tail has to run again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cut import Activation, Cut
+from .polarized import applied
+from .polarizers import Polarizer
+
+KEPT_BYTES = 1 << 30  # of activations, twice that while they are gathered; above it the images are kept instead
+
+
+def parts_by_row(cut: Cut, example: Tensor) -> list[bool] | None:
+    """Which values that pass the cut beside `m` have one row per image; None where that cannot be told."""
+    if cut.kind != "graph":
+        return None  # the tail is a whole pass anyway
+    two, three = (cut.prefix(example[:1].expand(n, *example.shape[1:]).contiguous()).alive for n in (2, 3))
+    found = []
+    for a, b in zip(two, three, strict=True):
+        tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
+        if tensors and a.shape[:1] == (2,) and b.shape[:1] == (3,) and a.shape[1:] == b.shape[1:]:
+            found.append(True)
+        elif torch.equal(a, b) if tensors else a == b:
+            found.append(False)
+        else:
+            return None
+    return found
+
+
+class Kept:
+    """Rows that stand for images, on the model's device; a polarizer can be run on any of them.
+
+    Args:
+        cut: the model.
+        example: images, of which the first is looked at.
+        rows: how many there will be at most.
+
+    Attributes:
+        activations: whether activations are kept, and not images.
+    """
+
+    @torch.no_grad()
+    def __init__(self, cut: Cut, example: Tensor, rows: int) -> None:
+        self._cut, self._gathered, self._new = cut, list[Tensor](), list[list[Tensor]]()
+        self._by_row = parts_by_row(cut, example)
+        if self._by_row is not None:
+            self._constants = list(cut.prefix(example[:1]).alive)
+            one = self._tensors(cut.prefix(example[:1]))
+            if rows * sum(t.numel() * t.element_size() for t in one) > KEPT_BYTES:
+                self._by_row = None
+        self.activations = self._by_row is not None
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Original logits of images (B, C, H, W), and the tensors that stand for them."""
+        if self._by_row is None:
+            return self._cut.original(images), [images]
+        activation = self._cut.prefix(images)
+        return self._cut.tail(activation), self._tensors(activation)
+
+    def add(self, tensors: list[Tensor], rows: Tensor) -> None:
+        """Keep some rows of what `look` gave."""
+        self._new.append([t.index_select(0, rows) for t in tensors])
+
+    def gather(self) -> None:
+        """Put together what was added; `forward` knows it from here on."""
+        new, self._new = [self._gathered, *self._new] if self._gathered else self._new, []
+        self._gathered = [torch.cat(column) for column in zip(*new, strict=True)]
+
+    def forward(self, polarizer: Polarizer, rows: Tensor, condition: Tensor | None) -> Tensor:
+        """Polarized logits (B, K) of kept rows (B,)."""
+        tensors = [t.index_select(0, rows) for t in self._gathered]
+        if self._by_row is None:
+            return self._cut.edited(tensors[0], lambda m: applied(polarizer, m, condition))
+        m, own = applied(polarizer, tensors[0], condition), iter(tensors[1:])
+        alive = [next(own) if flag else c for c, flag in zip(self._constants, self._by_row, strict=True)]
+        return self._cut.tail(Activation(m, tuple(alive)))
+
+    def _tensors(self, activation: Activation) -> list[Tensor]:
+        assert self._by_row is not None
+        beside: list[Any] = [a for a, flag in zip(activation.alive, self._by_row, strict=True) if flag]
+        return [activation.m, *beside]

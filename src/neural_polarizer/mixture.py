@@ -1,0 +1,109 @@
+"""Mixtures: several families of perturbations, each a threat model with its descent, as plain values.
+
+A polarizer only learns to stop what the inner problem can make: L2 balls leave a warp, flow fields leave a patch. Sizes
+are given for images of 32x32 and keep their share of other sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from .checks import check_choice, check_number
+from .errors import InputError
+from .perturb import NORMS, SHARES, STEP_RULES, Descent
+from .threats import Additive, Flow, Share, Sparse, ThreatModel
+
+THREATS = (*NORMS, "flow", "patch", "pixels")
+MAX_FAMILIES = 16  # mixtures are read from strangers' files
+SIDE = 32  # of the images for which sizes are given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One kind of perturbation, and how it is found.
+
+    Args:
+        threat: a ball "l2", "linf" or "l1"; a "flow" field; a "patch" (one square anywhere); or a few "pixels".
+        radius: of a ball on 3x32x32; of a flow field the largest displacement in pixels; of a patch its side; of
+            pixels their number. On other sizes it grows so that it stays the same share of the image.
+        share: one per "sample", per "batch", or universal, per "target" class.
+        steps: gradient steps; for share "target" each is on another batch.
+        step: their length in radii; of a patch and of pixels, in lengths of one that turns from black to white.
+        rule: see `Descent`.
+        grid: displacements per side of a flow field.
+
+    Raises:
+        InputError: a value of the wrong kind or outside its range.
+
+    Example:
+        >>> Family(threat="flow", radius=1.5, share="target", rule="sign").threat_model((3, 64, 64))
+        Flow(reach=3.0, grid=4, share='target')
+    """
+
+    threat: Literal["l2", "linf", "l1", "flow", "patch", "pixels"] = "l2"
+    radius: float = 1.0
+    share: Share = "sample"
+    steps: int = 3
+    step: float = 0.5
+    rule: Literal["sign", "plain", "normalized"] = "normalized"
+    grid: int = 4
+
+    def __post_init__(self) -> None:
+        for name, choices in (("threat", THREATS), ("share", SHARES), ("rule", STEP_RULES)):
+            check_choice(name, getattr(self, name), choices)
+        for name in ("radius", "step"):
+            check_number(name, getattr(self, name), above=0, most=1e6)
+        check_number("steps", self.steps, least=1, most=10_000, whole=True)
+        check_number("grid", self.grid, least=2, most=64, whole=True)
+        if self.threat != "flow" and self.grid != type(self).grid:
+            raise InputError(f"grid: found {self.grid} for {self.threat!r}, wanted it for 'flow' alone")
+
+    def size_for(self, shape: Sequence[int]) -> float:
+        """The radius for images of `shape` (C, H, W)."""
+        channels, area = shape[0], math.prod(shape[1:]) / SIDE**2
+        values = area * channels / 3
+        return self.radius * {
+            "l2": math.sqrt(values), "linf": 1.0, "l1": values, "flow": math.sqrt(area), "patch": math.sqrt(area),
+            "pixels": area,
+        }[self.threat]  # fmt: skip
+
+    def threat_model(self, shape: Sequence[int]) -> ThreatModel:
+        """The threat model for images of `shape` (C, H, W)."""
+        size = self.size_for(shape)
+        if self.threat == "flow":
+            return Flow(reach=size, grid=self.grid, share=self.share)
+        if self.threat == "patch" or self.threat == "pixels":
+            return Sparse(size=max(1, round(size)), window=self.threat == "patch", share=self.share)
+        return Additive(norm=self.threat, radius=size, share=self.share)
+
+    def descent(self, shape: Sequence[int]) -> Descent:
+        """The descent for images of `shape` (C, H, W)."""
+        size = self.size_for(shape)
+        length = {"patch": math.sqrt(shape[0]) * size, "pixels": math.sqrt(shape[0] * size)}.get(self.threat, size)
+        return Descent(steps=self.steps, step=self.step * length, rule=self.rule)
+
+
+def read_mixture(values: object) -> tuple[Family, ...]:
+    """Families from a list of them or of their plain values.
+
+    Raises:
+        InputError: no list, too long a one, or something else in it.
+    """
+    if not isinstance(values, (list, tuple)) or len(values) > MAX_FAMILIES:
+        raise InputError(f"mixture: found {values!r:.80}, wanted a list of at most {MAX_FAMILIES} families")
+    return tuple(_family(value) for value in values)
+
+
+def _family(value: Any) -> Family:
+    if isinstance(value, Family):
+        return value
+    known = {field.name for field in fields(Family)}
+    if not isinstance(value, Mapping) or not known.issuperset(value):
+        raise InputError(f"mixture: found {value!r:.80}, wanted an object with some of {sorted(known)}")
+    try:
+        return Family(**value)
+    except InputError as error:
+        raise InputError(f"mixture: {error}") from None

@@ -1,0 +1,205 @@
+"""Threat models: what an attacker may do to an image, as parameters that a gradient can descend.
+
+A threat model says where its parameters begin, how they act on images, and how they are projected back into their ball.
+A unit of parameters serves one image, the whole batch, or all images that share a target (`share`).
+
+Sources: additive balls, NPD (arXiv 2306.16697), eq. 4; flow fields, Xiao et al., "Spatially transformed adversarial
+examples" (arXiv 1801.02612); hard thresholding onto few pixels or one window, Blumensath and Davies (arXiv 0805.0510).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Share = Literal["sample", "batch", "target"]
+SHARES = ("sample", "batch", "target")
+NORMS = ("l2", "linf", "l1")
+
+
+def project_l2(delta: Tensor, radius: float) -> Tensor:
+    """The nearest point of the L2 ball, for every row of (U, ...)."""
+    norm = delta.flatten(1).norm(dim=1).clamp_min(1e-30)
+    return delta * (radius / norm).clamp(max=1).view(-1, *[1] * (delta.ndim - 1))
+
+
+def project_linf(delta: Tensor, radius: float) -> Tensor:
+    """The nearest point of the L∞ ball."""
+    return delta.clamp(-radius, radius)
+
+
+def project_l1(delta: Tensor, radius: float) -> Tensor:
+    """The nearest point of the L1 ball: soft thresholding, its threshold from the sorted magnitudes.
+
+    Source: Duchi et al., "Efficient projections onto the l1-ball", ICML 2008.
+    """
+    rows = delta.flatten(1)
+    size = rows.abs()
+    ordered = size.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(1) - radius
+    rank = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=rows.dtype)
+    kept = (ordered * rank > excess).sum(1, keepdim=True).clamp_min(1)
+    threshold = (excess.gather(1, kept - 1) / kept).clamp_min(0)  # 0 for a row that is inside already
+    return (rows.sign() * (size - threshold).clamp_min(0)).view_as(delta)
+
+
+PROJECTIONS = {"l2": project_l2, "linf": project_linf, "l1": project_l1}
+
+
+def project_pixels(delta: Tensor, count: int) -> Tensor:
+    """The nearest point with at most `count` pixels that are not 0, for every row of (U, C, H, W)."""
+    energy = delta.square().sum(1).flatten(1)  # (U, H * W)
+    chosen = energy.topk(min(count, energy.shape[1]), dim=1).indices
+    mask = torch.zeros_like(energy).scatter_(1, chosen, 1.0)
+    return delta * mask.view(-1, 1, *delta.shape[2:])
+
+
+def project_window(delta: Tensor, side: int) -> Tensor:
+    """The nearest point that is 0 outside one square window of `side` pixels, for every row of (U, C, H, W)."""
+    height, width = delta.shape[2:]
+    size = (min(side, height), min(side, width))
+    energy = F.avg_pool2d(delta.square().sum(1, keepdim=True), size, stride=1)  # one entry per place of the window
+    best = energy.flatten(1).argmax(1)
+    top, left = best // energy.shape[3], best % energy.shape[3]
+    rows = torch.arange(height, device=delta.device) - top[:, None]
+    columns = torch.arange(width, device=delta.device) - left[:, None]
+    inside = ((rows >= 0) & (rows < size[0]))[:, :, None] & ((columns >= 0) & (columns < size[1]))[:, None]
+    return delta * inside[:, None]
+
+
+class ThreatModel(ABC):
+    """What an attacker may do to an image. `share` says how many images one unit of parameters serves."""
+
+    share: Share
+
+    @abstractmethod
+    def begin(self, units: int, images: Tensor) -> Tensor:
+        """Parameters (units, ...) to start from, for images (B, C, H, W)."""
+
+    @abstractmethod
+    def act(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """Images under parameters (B, ...), one row per image; stays in [0, 1]; differentiable."""
+
+    @abstractmethod
+    def project(self, parameters: Tensor, images: Tensor | None) -> Tensor:
+        """Back into the ball. `images` are given where one unit serves one image, else None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Additive(ThreatModel):
+    """x + δ with ‖δ‖_p ≤ radius, in pixel units of images in [0, 1].
+
+    Args:
+        norm: ``"l2"``, ``"linf"`` or ``"l1"``.
+        radius: ρ.
+        share: one δ per ``"sample"``, per ``"batch"``, or per ``"target"`` class.
+        start: the value that every entry of δ has at first (projected into the ball).
+    """
+
+    norm: Literal["l2", "linf", "l1"] = "l2"
+    radius: float = 3.0
+    share: Share = "sample"
+    start: float = 0.0
+
+    def begin(self, units: int, images: Tensor) -> Tensor:
+        delta = torch.full((units, *images.shape[1:]), self.start, dtype=images.dtype, device=images.device)
+        return self.project(delta, images if self.share == "sample" else None) if self.start else delta
+
+    def act(self, parameters: Tensor, images: Tensor) -> Tensor:
+        return (images + parameters).clamp(0, 1)
+
+    def project(self, parameters: Tensor, images: Tensor | None) -> Tensor:
+        return _into_box(PROJECTIONS[self.norm](parameters, self.radius), images)
+
+
+def _into_box(delta: Tensor, images: Tensor | None) -> Tensor:
+    """Where the images are known, δ such that x + δ is in [0, 1]: every entry only shrinks, so a ball is kept."""
+    return delta if images is None else (images + delta).clamp(0, 1) - images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparse(ThreatModel):
+    """x + δ, clamped to [0, 1], where δ is 0 but for a few pixels; those may take any value.
+
+    Args:
+        size: how many pixels may change, or, where `window`, the side of the square that may.
+        window: the pixels are those of one square, which is wherever δ is largest: a patch.
+        share: one δ per ``"sample"``, per ``"batch"``, or per ``"target"`` class.
+
+    Shapes:
+        parameters (U, C, H, W), in [-1, 1].
+    """
+
+    size: int = 16
+    window: bool = False
+    share: Share = "sample"
+
+    def begin(self, units: int, images: Tensor) -> Tensor:
+        return images.new_zeros(units, *images.shape[1:])
+
+    def act(self, parameters: Tensor, images: Tensor) -> Tensor:
+        return (images + parameters).clamp(0, 1)
+
+    def project(self, parameters: Tensor, images: Tensor | None) -> Tensor:
+        project = project_window if self.window else project_pixels
+        return _into_box(project(parameters, self.size).clamp(-1, 1), images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(ThreatModel):
+    """The image read at displaced positions: bilinear, its border repeated.
+
+    Args:
+        reach: the largest displacement along each axis, in pixels.
+        grid: displacements per side of the coarse grid, enlarged bicubically to the image (corners on corners).
+        share: one field per ``"sample"``, per ``"batch"``, or per ``"target"`` class.
+
+    Shapes:
+        parameters (U, 2, grid, grid), float32 or wider: downwards, then to the right, in pixels.
+
+    Example:
+        >>> image, field = torch.rand(1, 3, 8, 8), torch.zeros(1, 2, 4, 4)
+        >>> field[:, 1] = 1.0                                         # read one pixel further right
+        >>> moved = Flow(reach=1.5).act(field, image)
+        >>> bool(torch.allclose(moved[..., :-1], image[..., 1:], atol=1e-5))
+        True
+    """
+
+    reach: float = 1.5
+    grid: int = 4
+    share: Share = "sample"
+
+    def begin(self, units: int, images: Tensor) -> Tensor:
+        dtype = torch.promote_types(images.dtype, torch.float32)  # half precision has no room for positions
+        return torch.zeros(units, 2, self.grid, self.grid, dtype=dtype, device=images.device)
+
+    def act(self, parameters: Tensor, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        # Bicubic enlargement overshoots its grid: the bound is on what every pixel does.
+        field = self._enlarge(parameters, height, width).clamp(-self.reach, self.reach)
+        rows = torch.arange(height, device=images.device, dtype=field.dtype)[:, None]
+        columns = torch.arange(width, device=images.device, dtype=field.dtype)
+        y = (2 * (rows + field[:, 0]) + 1) / height - 1
+        x = (2 * (columns + field[:, 1]) + 1) / width - 1
+        source = images.to(field.dtype)
+        moved = F.grid_sample(source, torch.stack([x, y], -1), padding_mode="border", align_corners=False)
+        return moved.clamp(0, 1).to(images.dtype)
+
+    def project(self, parameters: Tensor, images: Tensor | None) -> Tensor:
+        return parameters.clamp(-self.reach, self.reach)
+
+    def _enlarge(self, parameters: Tensor, height: int, width: int) -> Tensor:
+        """(U, 2, grid, grid) -> (U, 2, height, width), as two matrix products: their gradient has a fixed order."""
+        down, across = (bicubic(self.grid, size).to(parameters) for size in (height, width))
+        return down @ parameters @ across.T
+
+
+def bicubic(grid: int, size: int) -> Tensor:
+    """The matrix (size, grid) that enlarges `grid` values to `size` bicubically, corners on corners."""
+    eye = torch.eye(grid, dtype=torch.float64)[None, :, :, None]
+    return F.interpolate(eye, (size, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T

@@ -1,0 +1,363 @@
+"""The loop in rounds: what is kept, under which classes, and what runs while fitting."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neural_polarizer import FitConfig, FitDiverged, PolarizedModel, purify
+from neural_polarizer import kept as kept_room
+from neural_polarizer import rounds as rounds_room
+from neural_polarizer.capture import make_cut
+from neural_polarizer.cut import Cut
+from neural_polarizer.graph import GraphCut
+from neural_polarizer.kept import Kept, parts_by_row
+from neural_polarizer.mixture import Family
+from neural_polarizer.polarizers import Full
+from neural_polarizer.rounds import Copies
+
+from .nets import CLASSES, CUTS, ZOO, images, labels, make, plain_logits
+from .test_cnpd import METHODS, many_classes
+from .test_fit import same, snapshot
+
+MIXTURE = (
+    Family(radius=1.0, steps=2),
+    Family(radius=2.0, share="target", steps=3),
+    Family(threat="flow", radius=8.0, share="target", steps=2, rule="sign"),
+    Family(threat="patch", radius=12, share="target", steps=2),
+)
+QUICK = FitConfig.in_rounds(
+    mixture=MIXTURE, epochs=2, batch_size=8, embedding=4, lr=1e-4
+)  # the gradients of `lively` are large
+USUAL = (images(20), labels(20))
+
+
+def lively(name: str) -> torch.nn.Module:
+    """A network of the zoo whose predictions differ from image to image: logits of mean 0 and deviation 1."""
+    net = make(name)
+    last = net.fc if hasattr(net, "fc") else net.head
+    logits = plain_logits(net, images(64))
+    last.weight.data /= logits.std(0)[:, None]
+    last.bias.data = (last.bias - logits.mean(0)) / logits.std(0)
+    return net
+
+
+def quick(name: str = "skips", layer: str = "block.conv1", clean=USUAL, **kwargs) -> PolarizedModel:
+    net = lively(name) if isinstance(name, str) else name
+    return purify(net, clean, layer=layer, **{"config": QUICK, "progress": False, "capture": "graph", **kwargs})
+
+
+def changed(config: FitConfig = QUICK, **options) -> FitConfig:
+    return FitConfig.from_dict({**config.to_dict(), **options})
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """What every step of the outer problem is given, and every set of perturbed images."""
+    seen = {"perturbed": [], "steps": [], "copies": []}
+    found, step, gather = rounds_room.perturbed, rounds_room.Outer.step, Copies.gather
+
+    def perturbed(*args):
+        for batch in found(*args):
+            seen["perturbed"].append(batch)
+            yield batch
+
+    monkeypatch.setattr(rounds_room, "perturbed", perturbed)
+    monkeypatch.setattr(Copies, "gather", lambda self: (gather(self), seen["copies"].append(self))[0])
+    monkeypatch.setattr(
+        rounds_room.Outer, "step", lambda self, *a, **k: (seen["steps"].append((a, k)), step(self, *a, **k))[1]
+    )
+    return seen
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("capture", ["graph", "hooks"])
+def test_every_method_on_both_cuts_leaves_the_model_alone(method, capture):
+    net = lively("skips").train()
+    before = snapshot(net)
+    purified = quick(net, method=method, capture=capture, config=changed(rounds=2, fool="both"))
+    assert same(before, snapshot(net))
+    assert purified.cut.kind == capture
+    assert purified(images()).isfinite().all()
+    assert not torch.equal(purified(images()), purified.cut.original(images()))
+    assert [row["round"] for row in purified.history] == [1, 1, 2, 2]
+    assert [row["epoch"] for row in purified.history] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("name", "layer"), CUTS)
+def test_before_every_layer_of_every_net(name, layer):
+    capture = "hooks" if name == "overwritten-later" else "auto"
+    assert quick(name, layer, method="r-cnpd", capture=capture)(images()).isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["npd", "r-cnpd"])
+@pytest.mark.parametrize("name", ZOO)
+def test_kept_activations_and_whole_passes_fit_the_same(method, name):
+    """The graph's tail on kept rows, and hooks on kept images, are two ways to the same polarizer."""
+    layer = ZOO[name][1][0]
+    states = [
+        quick(name, layer, method=method, capture=capture).polarizer.state_dict() for capture in ("graph", "hooks")
+    ]
+    for key, value in states[0].items():
+        torch.testing.assert_close(value, states[1][key], atol=1e-4, rtol=1e-3)
+
+
+def test_kept_are_exactly_the_images_whose_prediction_changed_to_a_wrong_one(watched):
+    net, (x, y) = lively("skips"), USUAL
+    purified = quick(net, method="r-cnpd")
+    (copies,) = watched["copies"]
+    of, targets, reached = [], [], []
+    shares = {}
+    for i, (rows, found, sent) in enumerate(watched["perturbed"]):
+        now, before = net(found).argmax(1), net(x[rows]).argmax(1)
+        moved = (now != before) & (now != y[rows])
+        of, targets, reached = [*of, rows[moved]], [*targets, sent[moved]], [*reached, now[moved]]
+        shares[i] = moved.sum()
+    assert torch.equal(copies.of, torch.cat(of))
+    assert torch.equal(copies.targets, torch.cat(targets))
+    assert torch.equal(copies.reached, torch.cat(reached))
+    assert 5 <= len(copies.of) < 80, "the case should move some images and not all"
+    assert all((sent != y[rows]).all() for rows, _, sent in watched["perturbed"])
+    total = sum(purified.history[0][f"moved_{i}"] for i in (1, 2, 3, 4)) * 20
+    assert total == pytest.approx(len(copies.of))
+    assert purified.history[0]["mismatch"] == pytest.approx(float((copies.targets != copies.reached).double().mean()))
+
+
+@pytest.mark.parametrize("condition", ["reached", "target"])
+def test_conditions_and_classes_to_push_away(watched, monkeypatch, condition):
+    """Clean images carry the original prediction; perturbed ones the class they reached, which is pushed away as well."""
+    given = []
+    forward = Kept.forward
+    monkeypatch.setattr(Kept, "forward", lambda self, g, r, c: (given.append((r, c)), forward(self, g, r, c))[1])
+    net = lively("skips")
+    quick(net, method="e-cnpd", config=changed(condition=condition))
+    (copies,) = watched["copies"]
+    predictions = net(USUAL[0]).argmax(1)
+    wanted = copies.reached if condition == "reached" else copies.targets
+    perturbed_passes = 0
+    for rows, classes in given:
+        if (rows >= 20).any():
+            assert (rows >= 20).all()
+            assert torch.equal(classes, wanted[rows - 20])
+            perturbed_passes += 1
+        else:
+            assert torch.equal(classes, predictions[rows])
+    assert perturbed_passes == 6
+    for (_, _, y, logits, aimed), options in watched["steps"]:
+        of = options["of"]
+        assert len(of) == len(aimed) == len(logits) <= len(y)
+        assert (aimed != y[of]).all()
+
+
+def test_copies_are_drawn_of_the_images_in_the_batch():
+    copies = Copies(6, torch.device("cpu"))
+    copies.add(torch.tensor([4, 1, 4]), torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]))
+    copies.add(torch.tensor([4, 0]), torch.tensor([0, 0]), torch.tensor([3, 4]))
+    copies.gather()
+    order, seen = torch.Generator().manual_seed(0), set()
+    for _ in range(50):
+        of, chosen = copies.draw(torch.tensor([2, 4, 0, 5]), order)
+        assert of.tolist() == [1, 2]
+        assert copies.of[chosen].tolist() == [4, 0]
+        seen.add(int(chosen[0]))
+    assert seen == {0, 2, 3}  # every copy of image 4 has its turn
+    assert copies.mismatch() == pytest.approx(4 / 5)
+
+
+def test_only_the_tail_runs_while_fitting(monkeypatch):
+    calls = {"prefix": 0, "whole": 0, "tail": 0}
+    for method, kind in (("prefix", "prefix"), ("original", "whole"), ("edited", "whole"), ("tail", "tail")):
+        plain = getattr(GraphCut, method)
+
+        def counted(self, *a, plain=plain, kind=kind):
+            calls[kind] += 1
+            return plain(self, *a)
+
+        monkeypatch.setattr(GraphCut, method, counted)
+    few = quick(config=changed(epochs=1))
+    once = dict(calls)
+    many = quick(config=changed(epochs=6))
+    assert many.history[0].keys() == few.history[0].keys()
+    assert calls["prefix"] - once["prefix"] == once["prefix"]
+    assert calls["whole"] - once["whole"] == once["whole"]
+    assert calls["tail"] - once["tail"] > once["tail"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_bits(method):
+    runs = [quick(method=method, seed=s).polarizer.state_dict() for s in (4, 4, 5)]
+    assert all(torch.equal(v, runs[1][k]) for k, v in runs[0].items())
+    assert any(not torch.equal(v, runs[2][k]) for k, v in runs[0].items())
+
+
+def test_what_does_not_fit_into_memory_is_computed_again(monkeypatch):
+    net = lively("skips")
+    fits = quick(net, method="r-cnpd").polarizer.state_dict()
+    monkeypatch.setattr(kept_room, "KEPT_BYTES", 20 * 5 * 6 * 64 * 4 * 2 - 1)  # m and its shortcut, 100 rows
+    passes, edited = [], GraphCut.edited
+    monkeypatch.setattr(GraphCut, "edited", lambda self, x, e: (passes.append(len(x)), edited(self, x, e))[1])
+    assert not Kept(make_cut(net, "block.conv1", images(2), "graph"), images(2), 100).activations
+    assert Kept(make_cut(net, "block.conv1", images(2), "graph"), images(2), 99).activations
+    again = quick(net, method="r-cnpd").polarizer.state_dict()
+    assert len(passes) > 10
+    for key, value in fits.items():
+        torch.testing.assert_close(value, again[key], atol=1e-5, rtol=1e-4)
+
+
+def test_rows_of_kept_activations_are_their_images():
+    """Beside `m` a shortcut passes the cut row by row; a hooks cut keeps images."""
+    net, x = lively("skips"), images(12)
+    polarizer = Full(6)
+    polarizer.weight.data += 0.1
+    for cut in (make_cut(net, "block.conv1", x[:2], "graph"), Cut(net, "block.conv1", x[:2])):
+        kept = Kept(cut, x, 12)
+        assert kept.activations == (cut.kind == "graph")
+        for rows in (torch.arange(5), torch.arange(5, 12)):
+            logits, tensors = kept.look(x[rows])
+            torch.testing.assert_close(logits, net(x[rows]), atol=1e-5, rtol=1e-5)
+            kept.add(tensors, torch.arange(len(rows)))
+        kept.gather()
+        rows = torch.tensor([11, 0, 6, 0])
+        with torch.no_grad():
+            torch.testing.assert_close(
+                kept.forward(polarizer, rows, None), cut.edited(x[rows], polarizer), atol=1e-5, rtol=1e-5
+            )
+
+
+def test_values_that_are_no_rows_are_seen():
+    class Odd:
+        kind = "graph"
+
+        def __init__(self, make_alive):
+            self.make_alive = make_alive
+
+        def prefix(self, x):
+            return kept_room.Activation(x, self.make_alive(len(x)))
+
+    positions = torch.ones(2, 4)
+    assert parts_by_row(Odd(lambda n: (torch.zeros(n, 3), positions, 7)), images(1)) == [True, False, False]
+    assert parts_by_row(Odd(lambda n: (torch.zeros(4, n, 3),)), images(1)) is None  # the batch stands second
+    assert parts_by_row(Odd(lambda n: (n,)), images(1)) is None
+    assert parts_by_row(Cut(lively("skips"), "fc", images(2)), images(1)) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rounds": 2}, {"mixture": MIXTURE[:3]}, {"mixture": (*MIXTURE[:3], Family(threat="pixels", radius=60, steps=2))},
+        {"condition": "target"}, {"aim": "prediction"}, {"benign": "label"}, {"statistics": "batch"}, {"schedule": "cosine"},
+        {"warmup_epochs": 1}, {"target": 2}, {"weight_decay": 0.1}, {"lambda_asr": 0.3}, {"momentum": 0.5}, {"lr": 0.02},
+    ],
+)  # fmt: skip
+def test_no_option_is_ignored(options):
+    for method in ("npd", "r-cnpd") if "condition" in options else ("r-cnpd",):
+        plain = quick(method=method).polarizer.state_dict()
+        other = quick(method=method, config=changed(**options)).polarizer.state_dict()
+        assert any(not torch.equal(v, other[k]) for k, v in plain.items())
+
+
+def test_later_rounds_attack_what_fool_names():
+    states = [quick(config=changed(rounds=2, fool=fool)).polarizer.weight for fool in ("polarized", "original", "both")]
+    assert not torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+    assert not torch.equal(states[1], states[2])
+
+
+def test_one_ball_without_a_mixture():
+    config = FitConfig(loop="rounds", radius=2.0, epochs=2, batch_size=8, share="target", warmup_epochs=0, lr=1e-4)
+    history = quick(config=config).history
+    assert 0 < history[0]["moved_1"] <= 1
+    assert "moved_2" not in history[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_few_and_many_classes(method, classes):
+    clean = (images(10), labels(10, classes=classes))
+    purified = quick(many_classes(classes), "conv2", clean, method=method, config=changed(epochs=1))
+    assert purified(images()).shape == (6, classes)
+    assert purified(images()).isfinite().all()
+
+
+def test_universal_patterns_of_many_classes_are_bounded(monkeypatch, watched):
+    """At most MAX_CLASSES of them in a round, learned GROUP at a time."""
+    monkeypatch.setattr(rounds_room, "MAX_CLASSES", 5)
+    monkeypatch.setattr(rounds_room, "GROUP", 2)
+    groups, learn = [], rounds_room.learn_patterns
+    monkeypatch.setattr(
+        rounds_room, "learn_patterns", lambda t, f, x, y, group, *a, **k: (groups.append(group), learn(t, f, x, y, group, *a, **k))[1]
+    )  # fmt: skip
+    config = changed(mixture=MIXTURE[1:2], epochs=1)
+    quick(many_classes(50), "conv2", (images(40), labels(40, classes=50)), method="npd", config=config)
+    assert [len(group) for group in groups] == [2, 2, 1]
+    aimed = torch.cat([targets for _, _, targets in watched["perturbed"]])
+    assert set(aimed.tolist()) == set(torch.cat(groups).tolist())
+
+
+@pytest.mark.parametrize("count", [1, 3, 9, 17])
+def test_odd_sizes_of_the_clean_set(count):
+    for layer in ("block.conv1", "fc"):
+        purified = quick(clean=(images(count), labels(count)), layer=layer, config=changed(warmup_epochs=1))
+        assert purified(images()).isfinite().all()
+
+
+def test_without_labels_and_where_nothing_can_be_moved():
+    net = lively("skips")
+    own = quick(net, clean=(USUAL[0], net(USUAL[0]).argmax(1))).polarizer.state_dict()
+    alone = quick(net, clean=USUAL[0]).polarizer.state_dict()
+    assert all(torch.equal(v, alone[k]) for k, v in own.items())
+    still = quick(net, clean=USUAL[0], config=changed(mixture=[Family(radius=1e-6)]))
+    assert still.history[0]["moved_1"] == still.history[0]["loss_ce"] == 0
+    torch.testing.assert_close(still(images()), net(images()), atol=1e-4, rtol=0)
+
+
+def test_channels_last_only_where_the_model_bears_it():
+    class Views(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.utils.skip_init(torch.nn.Conv2d, 3, 4, 3)
+            self.fc = torch.nn.utils.skip_init(torch.nn.Linear, 144, CLASSES)
+            for p in self.parameters():
+                p.data = torch.linspace(-1, 1, p.numel()).sin().view_as(p)
+
+        def forward(self, x):
+            out = self.conv(x)
+            return self.fc(out.view(out.size(0), -1))
+
+    cut = Cut(Views(), "fc", images(2))
+    assert rounds_room.fastest_layout(cut, images(2)) == torch.contiguous_format
+    assert rounds_room.fastest_layout(Cut(lively("skips"), "fc", images(2)), images(2)) == torch.channels_last
+    for capture in ("graph", "hooks"):
+        assert quick(Views(), "fc", capture=capture)(images()).isfinite().all()
+
+
+def test_double_and_half_models():
+    for dtype in (torch.float64, torch.bfloat16):
+        purified = quick(lively("skips").to(dtype), method="r-cnpd", capture="hooks")
+        assert purified(images().to(dtype)).dtype == dtype
+        assert purified(images().to(dtype)).isfinite().all()
+
+
+def test_divergence_and_interruption_leave_the_model_alone(monkeypatch):
+    net = lively("skips")
+    before = snapshot(net)
+    with pytest.raises(FitDiverged, match="not finite"):
+        quick(net, config=changed(epochs=20, lr=1e20))
+
+    def interrupted(*a, **k):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rounds_room.Outer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quick(net)
+    assert same(before, snapshot(net))
+
+
+def test_saved_and_loaded(tmp_path):
+    net = lively("skips")
+    purified = quick(net, method="a-cnpd")
+    purified.save_pretrained(tmp_path)
+    again = PolarizedModel.from_pretrained(net, tmp_path)
+    assert again.config == purified.config
+    assert again.history == purified.history
+    assert torch.equal(again(images()), purified(images()))
