@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neural_polarizer import FitConfig, FitDiverged, PolarizedModel, purify
+from neural_polarizer import FitConfig, FitDiverged, InputError, PolarizedModel, purify
 from neural_polarizer import kept as kept_room
+from neural_polarizer import pool as pool_room
 from neural_polarizer import rounds as rounds_room
 from neural_polarizer.capture import make_cut
 from neural_polarizer.cut import Cut
@@ -14,7 +15,7 @@ from neural_polarizer.graph import GraphCut
 from neural_polarizer.kept import Kept, parts_by_row
 from neural_polarizer.mixture import Family
 from neural_polarizer.polarizers import Full
-from neural_polarizer.rounds import Copies
+from neural_polarizer.pool import Copies
 
 from .nets import CLASSES, CUTS, ZOO, images, labels, make, plain_logits
 from .test_cnpd import METHODS, many_classes
@@ -27,7 +28,7 @@ MIXTURE = (
     Family(threat="patch", radius=12, share="target", steps=2),
 )
 QUICK = FitConfig.in_rounds(
-    mixture=MIXTURE, epochs=2, batch_size=8, embedding=4, lr=1e-4
+    mixture=MIXTURE, epochs=2, batch_size=8, embedding=4, lr=1e-4, views=0, clip=None, schedule="constant"
 )  # the gradients of `lively` are large
 USUAL = (images(20), labels(20))
 
@@ -55,7 +56,7 @@ def changed(config: FitConfig = QUICK, **options) -> FitConfig:
 def watched(monkeypatch):
     """What every step of the outer problem is given, and every set of perturbed images."""
     seen = {"perturbed": [], "steps": [], "copies": []}
-    found, step, gather = rounds_room.perturbed, rounds_room.Outer.step, Copies.gather
+    found, step, gather = rounds_room.perturbed, pool_room.Outer.step, Copies.gather
 
     def perturbed(*args):
         for batch in found(*args):
@@ -65,7 +66,7 @@ def watched(monkeypatch):
     monkeypatch.setattr(rounds_room, "perturbed", perturbed)
     monkeypatch.setattr(Copies, "gather", lambda self: (gather(self), seen["copies"].append(self))[0])
     monkeypatch.setattr(
-        rounds_room.Outer, "step", lambda self, *a, **k: (seen["steps"].append((a, k)), step(self, *a, **k))[1]
+        pool_room.Outer, "step", lambda self, *a, **k: (seen["steps"].append((a, k)), step(self, *a, **k))[1]
     )
     return seen
 
@@ -347,7 +348,7 @@ def test_divergence_and_interruption_leave_the_model_alone(monkeypatch):
     def interrupted(*a, **k):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rounds_room.Outer, "step", interrupted)
+    monkeypatch.setattr(pool_room.Outer, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         quick(net)
     assert same(before, snapshot(net))
@@ -361,3 +362,48 @@ def test_saved_and_loaded(tmp_path):
     assert again.config == purified.config
     assert again.history == purified.history
     assert torch.equal(again(images()), purified(images()))
+
+
+def test_views_are_moved_and_mirrored_copies():
+    from neural_polarizer.views import moved_and_mirrored
+
+    x = torch.arange(2 * 3 * 16 * 32, dtype=torch.float32).view(2, 3, 16, 32).repeat(32, 1, 1, 1) / 5000
+    seen = moved_and_mirrored(x, torch.Generator().manual_seed(0))
+    assert seen.shape == x.shape
+    inner = seen[:, 0, 4, 10] * 5000
+    origin = x[:, 0, 4, 10] * 5000
+    steps = (inner - origin).round()
+    rows = {-32.0, 0.0, 32.0}  # a row holds 32 values, a sixteenth of 16 rows is one
+    plain = {r + c for r in rows for c in (-2.0, -1.0, 0.0, 1.0, 2.0)}
+    mirrored = {r + c for r in rows for c in (9.0, 10.0, 11.0, 12.0, 13.0)}
+    found = set(steps.tolist())
+    assert found <= plain | mirrored
+    assert found & plain, "some are not mirrored"
+    assert found & mirrored, "some are mirrored"
+    assert len(found) > 8
+
+
+def test_the_original_output_is_kept_on_views(watched):
+    """A step's clean half is a view of its images, beside what the original model says of that view."""
+    quick("skips", method="r-cnpd", config=changed(views=2, clip=1.0))
+    clean, original = watched["steps"][0][0][:2]
+    torch.testing.assert_close(clean, original, atol=1e-4, rtol=1e-4)  # the polarizer starts as the identity
+    plain = plain_logits(lively("skips"), USUAL[0])
+    seen = torch.cat([args[1] for args, _ in watched["steps"]])
+    near = torch.cdist(seen, plain).amin(1) < 1e-4
+    assert 0.1 < near.float().mean() < 0.7, "a third of the time the view is the image itself"
+
+
+def test_no_step_is_longer_than_the_clipped_gradient_allows(watched):
+    config = changed(clip=1e-3, lr=1.0, momentum=0.0, epochs=1, schedule="constant")
+    for method in ("npd", "r-cnpd"):
+        for capture in ("graph",):
+            start = quick("skips", method=method, config=changed(config, epochs=0), capture=capture).polarizer
+            end = quick("skips", method=method, config=config, capture=capture).polarizer
+            moved = sum((a - b).square().sum() for a, b in zip(start.parameters(), end.parameters(), strict=True))
+            assert 0 < moved.sqrt() <= 3 * 1e-3 + 1e-6  # three batches of 8 in 20 images
+
+
+def test_views_want_the_original_output():
+    with pytest.raises(InputError, match="benign: found 'label' with views"):
+        FitConfig.in_rounds(benign="label")

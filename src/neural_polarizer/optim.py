@@ -17,7 +17,7 @@ class WholeSGD:
     scale = 1.0  # of the learning rate, set by the schedule
 
     def __init__(self, polarizer: Polarizer, lr: float, config: FitConfig) -> None:
-        self._polarizer, self._lr = polarizer, lr
+        self._polarizer, self._lr, self._clip = polarizer, lr, config.clip
         self._sgd = torch.optim.SGD(
             polarizer.parameters(), lr=lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
@@ -28,6 +28,7 @@ class WholeSGD:
 
     def step(self) -> None:
         """Follow the gradients and forget them."""
+        _shorten(self._polarizer, self._clip)
         for group in self._sgd.param_groups:
             group["lr"] = self._lr * self.scale
         self._sgd.step()
@@ -56,6 +57,7 @@ class RowSGD:
     @torch.no_grad()
     def step(self) -> None:
         """Update those copies."""
+        _shorten(self._part, self._config.clip)
         whole, part = self._polarizer.parameters(), self._part.parameters()
         for full, own, momentum in zip(whole, part, self._momentum, strict=True):
             if own.grad is not None:
@@ -63,6 +65,11 @@ class RowSGD:
                 change = momentum[self._classes].mul_(self._config.momentum).add_(change)
                 momentum[self._classes] = change
                 full[self._classes] = own - self._lr * self.scale * change
+
+
+def _shorten(polarizer: Polarizer, most: float | None) -> None:
+    if most is not None:
+        torch.nn.utils.clip_grad_norm_(polarizer.parameters(), most)
 
 
 def stepper_for(polarizer: Polarizer, lr: float, config: FitConfig) -> WholeSGD | RowSGD:

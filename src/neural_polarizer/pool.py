@@ -1,0 +1,191 @@
+"""Everything that one cut has seen: clean images, views of them, perturbed copies; a polarizer is fitted on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conditional import ConditionalPolarizer
+from .config import FitConfig
+from .cut import Cut
+from .history import History
+from .kept import Kept
+from .outer import Outer, batches, warm_up
+from .polarizers import Polarizer
+from .progress import Progress
+from .views import moved_and_mirrored
+
+
+class Pool:
+    """Clean images, their views and their perturbed copies, kept at a cut.
+
+    Args:
+        cut: the model.
+        images, labels, original: (N, C, H, W) in [0, 1], (N,), and the original model's logits (N, K).
+        views: of every image so many further ones, moved and mirrored.
+        copies: how many perturbed images will be taken at most.
+        order: the CPU generator that the views are drawn with.
+        layout: of the images that the model is given.
+
+    Attributes:
+        labels, predictions: of the clean images (N,): the true class, and the original model's.
+        copies: what is known of the perturbed ones.
+    """
+
+    def __init__(
+        self,
+        cut: Cut,
+        images: Tensor,
+        labels: Tensor,
+        original: Tensor,
+        *,
+        views: int,
+        copies: int,
+        batch_size: int,
+        order: torch.Generator,
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self.labels, self.predictions = labels, original.argmax(1)
+        self._batch, self._layout, self._views = batch_size, layout, views
+        self._kept = Kept(cut, images[:1].contiguous(memory_format=layout), len(images) * (1 + views) + copies)
+        said = [original]
+        for number in range(1 + views):
+            own = []
+            for batch in images.split(batch_size):
+                logits, tensors = self._look(moved_and_mirrored(batch, order) if number else batch)
+                own.append(logits)
+                self._kept.add(tensors, torch.arange(len(batch), device=images.device))
+            if number:
+                said.append(torch.cat(own))
+        self._kept.gather()
+        self._said = torch.cat(said)  # row v * N + i is view v of image i, as the original model sees it
+        self.copies = Copies(len(images), images.device)
+
+    def _look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return self._kept.look(images.contiguous(memory_format=self._layout))
+
+    def take(self, rows: Tensor, found: Tensor, targets: Tensor) -> Tensor:
+        """Keep those perturbed images `found` (B, C, H, W) of the clean ones `rows` (B,) that work; which (P,) of them.
+
+        They work where the original prediction changed, and to a wrong class: what reached its true class, from a
+        wrong prediction, is no attack.
+        """
+        logits, tensors = self._look(found)
+        reached = logits.argmax(1)
+        changed = ((reached != self.predictions[rows]) & (reached != self.labels[rows])).nonzero()[:, 0]
+        self._kept.add(tensors, changed)
+        self.copies.add(rows[changed], targets[changed], reached[changed])
+        return changed
+
+    def gather(self) -> None:
+        """Put together what was taken."""
+        self._kept.gather()
+        self.copies.gather()
+
+    def warm_up(
+        self, polarizer: Polarizer, config: FitConfig, order: torch.Generator, *, rows: Tensor, progress: bool
+    ) -> None:
+        """See `outer.warm_up`; on the clean images `rows` alone."""
+        warm_up(
+            polarizer, lambda g, i, condition: self._kept.forward(g, rows[i], condition), self.labels[rows],
+            lambda i: self.predictions[rows[i]], config, order, progress,
+        )  # fmt: skip
+
+    def fit(
+        self,
+        polarizer: Polarizer,
+        config: FitConfig,
+        order: torch.Generator,
+        *,
+        rows: Tensor,
+        round: int = 0,
+        told: dict[str, float] | None = None,
+        progress: bool = True,
+    ) -> History:
+        """Train a polarizer in place for `config.epochs` epochs, on the clean images `rows` (M,) and their copies.
+
+        Every step takes a batch of clean images, each as one of its views, and for each one of its perturbed copies at
+        random, if it has any.
+
+        Args:
+            order: the CPU generator to draw with.
+            round: how many came before, for the history; `told` is added to each of its rows.
+        """
+        conditional = isinstance(polarizer, ConditionalPolarizer)
+        aimed = self.copies.reached if config.condition == "reached" else self.copies.targets
+        outer, history, count = Outer(polarizer, config), History(), len(self.labels)
+        epochs = Progress(config.epochs, f"fit, round {round + 1}", enabled=progress)
+        for epoch in epochs:
+            outer.begin(epoch, rows.device)
+            for chosen in batches(len(rows), config.batch_size, order, rows.device):
+                clean = rows[chosen]
+                of, copies = self.copies.draw(clean, order)
+                sent, seen = aimed[copies], clean
+                if self._views:
+                    seen = clean + count * torch.randint(1 + self._views, clean.shape, generator=order).to(rows.device)
+                said = self._said[seen]
+                g, local = outer.stepper.take(torch.cat([said.argmax(1), sent]) if conditional else None)
+                conditions = (None, None) if local is None else local.split([len(clean), len(sent)])
+                with g.batch_statistics(config.statistics == "batch"):
+                    clean_logits = self._kept.forward(g, seen, conditions[0])
+                logits = self._copied(g, copies, conditions[1]) if len(of) else clean_logits[:0]
+                outer.step(clean_logits, said, self.labels[clean], logits, sent, of=of)
+            row: dict[str, Any] = {"round": round + 1, **outer.told(round * config.epochs + epoch), **(told or {})}
+            if conditional:
+                row["mismatch"] = self.copies.mismatch()
+            history.append(row)
+            epochs.note(f"loss {row['loss']:.3f}, clean {row['clean_accuracy']:.3f}, reached {row['reached']:.3f}")
+        return history
+
+    @torch.no_grad()
+    def on_clean(self, polarizer: Polarizer, rows: Tensor) -> Tensor:
+        """Logits (M, K) of clean images `rows` (M,) through a polarizer."""
+        conditional = isinstance(polarizer, ConditionalPolarizer)
+        return torch.cat([
+            self._kept.forward(polarizer, part, self.predictions[part] if conditional else None)
+            for part in rows.split(self._batch)
+        ])  # fmt: skip
+
+    @torch.no_grad()
+    def on_copies(self, polarizer: Polarizer, which: Tensor) -> Tensor:
+        """Logits (P, K) of perturbed copies `which` (P,) through a polarizer, under the classes that they reached."""
+        conditional = isinstance(polarizer, ConditionalPolarizer)
+        return torch.cat([
+            self._copied(polarizer, part, self.copies.reached[part] if conditional else None)
+            for part in which.split(self._batch)
+        ])  # fmt: skip
+
+    def _copied(self, polarizer: Polarizer, which: Tensor, condition: Tensor | None) -> Tensor:
+        return self._kept.forward(polarizer, which + len(self._said), condition)
+
+
+class Copies:
+    """The perturbed copies that were kept: of which clean image (P,), sent to which class, and which they reached."""
+
+    def __init__(self, images: int, device: torch.device) -> None:
+        self._images, self._new = images, list[tuple[Tensor, ...]]()
+        self.of = self.targets = self.reached = torch.zeros(0, dtype=torch.long, device=device)
+
+    def add(self, of: Tensor, targets: Tensor, reached: Tensor) -> None:
+        self._new.append((of, targets, reached))
+
+    def gather(self) -> None:
+        columns = zip((self.of, self.targets, self.reached), *self._new, strict=True)
+        self.of, self.targets, self.reached = (torch.cat(column) for column in columns)
+        self._new = []
+        self._by_image = self.of.argsort(stable=True)
+        self._count = torch.bincount(self.of, minlength=self._images)
+        self._first = self._count.cumsum(0) - self._count
+
+    def draw(self, rows: Tensor, order: torch.Generator) -> tuple[Tensor, Tensor]:
+        """For every clean image (B,) that has copies one of them: its place in the batch, and the copy's row."""
+        count = self._count[rows]
+        luck = torch.rand(len(rows), generator=order, dtype=torch.float64).to(rows.device)
+        of = count.nonzero()[:, 0]
+        return of, self._by_image[(self._first[rows] + (luck * count).long())[of]]
+
+    def mismatch(self) -> float:
+        """The share that reached another class than they were sent to."""
+        return float((self.targets != self.reached).double().mean()) if len(self.of) else 0.0
