@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from .build import METHOD_STRUCTURE, build_polarizer
 from .capture import make_cut
-from .checks import check_choice, check_labels, device_of, dtype_of, usable_device
+from .checks import check_choice, check_labels, check_number, device_of, dtype_of, usable_device
+from .choice import Choice
+from .choose import Chosen, choose
 from .clean import load_clean
 from .conditional import ConditionalPolarizer
 from .config import FitConfig
-from .cut import Cut
+from .cut import Cut, frozen_view, logits_of
 from .errors import InputError
 from .history import History
 from .losses import without_class
@@ -31,6 +33,8 @@ from .polarizers import Polarizer
 from .progress import Progress
 from .rounds import fit_in_rounds
 
+AUTO = "auto"  # as a method or a layer
+
 __all__ = ["FitDiverged", "condition_for", "fit_per_batch", "measure", "purify"]
 
 
@@ -38,9 +42,10 @@ def purify(
     model: nn.Module,
     clean: Any,
     *,
-    method: str = "npd",
-    layer: str,
+    method: str = "auto",
+    layer: str = "auto",
     config: FitConfig | None = None,
+    max_accuracy_drop: float = 0.01,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -53,9 +58,12 @@ def purify(
         clean: (images, labels) tensors, images alone (labels then come from the model), a Dataset, or a DataLoader of
             such items. Images are float in [0, 1], labels integers in 0..K-1.
         method: "npd", or class-conditional: "r-cnpd" (one polarizer per class), "e-cnpd" (an embedding of the class),
-            "a-cnpd" (the class attends to the channels).
-        layer: path in `model.named_modules()`; the polarizer acts on what enters it.
-        config: hyper-parameters; `FitConfig()` by default.
+            "a-cnpd" (the class attends to the channels); "auto" chooses between NPD and r-CNPD.
+        layer: path in `model.named_modules()`; the polarizer acts on what enters it. "auto" chooses.
+        config: hyper-parameters. None: `FitConfig.in_rounds()` with a strength that is chosen, too.
+        max_accuracy_drop: where anything is chosen, the clean accuracy that may be lost, in [0, 1], on a fifth of the
+            clean images, which are held back for judging. Nothing that loses more is returned: at worst the polarizer
+            is the identity, and `purified.choice.within_budget` is False.
         seed: same seed, same machine: same bits. No global generator is touched.
         device: where to work. If it is not the model's, the work happens on a copy there, and the polarizer comes
             back to where the model is.
@@ -63,7 +71,8 @@ def purify(
         capture: "auto", "graph" or "hooks"; see `make_cut`.
 
     Returns:
-        The purified model around `model`, with `history`.
+        The purified model around `model`, with `history`, and, where anything was chosen, `choice`: what was tried
+        and how it was judged (`choose.Choice`).
 
     Raises:
         InputError: bad input, with the name of the argument.
@@ -72,24 +81,38 @@ def purify(
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
         >>> config = FitConfig(epochs=1, warmup_epochs=0)
-        >>> purified = purify(net, torch.rand(16, 3, 8, 8), layer="3", config=config, progress=False)
+        >>> purified = purify(net, torch.rand(16, 3, 8, 8), method="npd", layer="3", config=config, progress=False)
         >>> purified(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 10])
     """
-    check_choice("method", method, METHODS)
-    config = FitConfig() if config is None else config
-    if config.target == "none" and method != "npd":
+    check_choice("method", method, (AUTO, *METHODS))
+    check_number("max_accuracy_drop", max_accuracy_drop, least=0, most=1)
+    if config is not None and config.target == "none" and method not in (AUTO, "npd"):
         raise InputError(f"target: found 'none' for {method}, wanted targets, since they are the conditions")
     images, labels = load_clean(clean)
     home = device_of(model)
     where = home if device is None else usable_device("device", device)
     working = model if where == home else copy.deepcopy(model).to(where)
     images = images.to(where, dtype_of(model))
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    if config is None or AUTO in (method, layer):
+        taken, choice, outside = _chosen(
+            working, images, labels, method, layer, config, max_accuracy_drop, seed, capture, progress
+        )
+
+        def finished(c: Chosen) -> PolarizedModel:
+            return PolarizedModel(
+                model, c.polarizer.to(home), c.layer, image_shape=shape, method=c.method, config=c.config,
+                history=c.history, capture=capture, cut=c.cut if working is model else None,
+            )  # fmt: skip
+
+        purified = finished(taken)
+        purified.choice, purified.outside_budget = choice, None if outside is None else finished(outside)
+        return purified
     cut = make_cut(working, layer, images[:2], capture)
     if labels is not None:
         labels = check_labels("clean", labels, len(images), cut.classes).to(where)
-    if isinstance(config.target, int) and config.target >= cut.classes:
-        raise InputError(f"target: found {config.target}, wanted 0 to {cut.classes - 1}")
+    _check_target(config, cut.classes)
 
     mean, var, original = measure(cut, images, config.batch_size)
     structure, options = _structure(method, config, cut, seed)
@@ -100,11 +123,54 @@ def purify(
         cut, polarizer, images, original.argmax(1) if labels is None else labels, original, config,
         seed=seed, progress=progress,
     )  # fmt: skip
-    shape = (images.shape[1], images.shape[2], images.shape[3])
     return PolarizedModel(
         model, polarizer.to(home), layer, image_shape=shape, method=method, config=config, history=history,
         capture=capture, cut=cut if working is model else None,
     )  # fmt: skip
+
+
+def _chosen(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | None,
+    method: str,
+    layer: str,
+    config: FitConfig | None,
+    max_accuracy_drop: float,
+    seed: int,
+    capture: str,
+    progress: bool,
+) -> tuple[Chosen, Choice, Chosen | None]:
+    """`choose`, with polarizers that start from what the clean images are at each cut."""
+    view, size = frozen_view(model), FitConfig().batch_size
+    with torch.no_grad():
+        original = torch.cat([logits_of(view(batch)) for batch in images.split(size)])
+    classes = original.shape[1]
+    if labels is not None:
+        labels = check_labels("clean", labels, len(images), classes).to(images.device)
+    if config is not None:
+        _check_target(config, classes)
+    measured: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def start(name: str, cut: Cut, config: FitConfig) -> Polarizer:
+        if cut.layer not in measured:
+            measured[cut.layer] = measure(cut, images, config.batch_size)[:2]
+        structure, options = _structure(name, config, cut, seed)
+        polarizer = build_polarizer(structure, channels=cut.channels, channel_dim=cut.channel_dim, **options)
+        polarizer = polarizer.to(images.device)
+        polarizer.start(*measured[cut.layer])
+        return polarizer
+
+    return choose(
+        model, images, original.argmax(1) if labels is None else labels, labelled=labels is not None, method=method,
+        layer=layer, config=config, max_accuracy_drop=max_accuracy_drop, start=start, seed=seed, capture=capture,
+        progress=progress,
+    )  # fmt: skip
+
+
+def _check_target(config: FitConfig, classes: int) -> None:
+    if isinstance(config.target, int) and config.target >= classes:
+        raise InputError(f"target: found {config.target}, wanted 0 to {classes - 1}")
 
 
 def _structure(method: str, config: FitConfig, cut: Cut, seed: int) -> tuple[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .capture import make_cut
 from .checks import check_images, device_of, dtype_of
+from .choice import Choice
 from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
@@ -71,6 +72,10 @@ class PolarizedModel(nn.Module):
         capture: how to cut: "auto", "graph" or "hooks"; see `make_cut`.
         cut: a cut of `base` at `layer`, where there is one already.
 
+    Attributes:
+        choice: how `purify` chose, where it did.
+        outside_budget: the best that it found where nothing kept the budget.
+
     Example:
         >>> purified = PolarizedModel.from_pretrained(model, "out/")            # doctest: +SKIP
         >>> logits = purified(images)                                           # doctest: +SKIP
@@ -94,6 +99,8 @@ class PolarizedModel(nn.Module):
         self.image_shape, self.method, self.config = tuple(image_shape), method, config
         self.history = History() if history is None else history
         self.capture = capture
+        self.choice: Choice | None = None
+        self.outside_budget: PolarizedModel | None = None
         self._cut, self._lock = cut, threading.Lock()
         if (self.cut.channels, self.cut.channel_dim) != (polarizer.channels, polarizer.channel_dim):
             raise InputError(

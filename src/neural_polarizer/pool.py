@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,13 @@ from .polarizers import Polarizer
 from .progress import Progress
 from .views import moved_and_mirrored
 
+VIEWED = 8000  # rows of clean images that a small clean set is brought to, where views are wanted
+
+
+def views_for(views: int, images: int) -> int:
+    """How many further views of every image: more of them where there are few images."""
+    return max(views, VIEWED // images - 1) if views else 0
+
 
 class Pool:
     """Clean images, their views and their perturbed copies, kept at a cut.
@@ -24,7 +32,7 @@ class Pool:
     Args:
         cut: the model.
         images, labels, original: (N, C, H, W) in [0, 1], (N,), and the original model's logits (N, K).
-        views: of every image so many further ones, moved and mirrored.
+        views: of every image so many further ones, moved and mirrored, or more; see `views_for`.
         copies: how many perturbed images will be taken at most.
         order: the CPU generator that the views are drawn with.
         layout: of the images that the model is given.
@@ -47,6 +55,7 @@ class Pool:
         order: torch.Generator,
         layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
+        views = views_for(views, len(images))
         self.labels, self.predictions = labels, original.argmax(1)
         self._batch, self._layout, self._views = batch_size, layout, views
         self._kept = Kept(cut, images[:1].contiguous(memory_format=layout), len(images) * (1 + views) + copies)
@@ -66,7 +75,7 @@ class Pool:
     def _look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         return self._kept.look(images.contiguous(memory_format=self._layout))
 
-    def take(self, rows: Tensor, found: Tensor, targets: Tensor) -> Tensor:
+    def take(self, rows: Tensor, found: Tensor, targets: Tensor, family: int = 0) -> Tensor:
         """Keep those perturbed images `found` (B, C, H, W) of the clean ones `rows` (B,) that work; which (P,) of them.
 
         They work where the original prediction changed, and to a wrong class: what reached its true class, from a
@@ -76,7 +85,7 @@ class Pool:
         reached = logits.argmax(1)
         changed = ((reached != self.predictions[rows]) & (reached != self.labels[rows])).nonzero()[:, 0]
         self._kept.add(tensors, changed)
-        self.copies.add(rows[changed], targets[changed], reached[changed])
+        self.copies.add(rows[changed], targets[changed], reached[changed], torch.full_like(changed, family))
         return changed
 
     def gather(self) -> None:
@@ -104,7 +113,9 @@ class Pool:
         told: dict[str, float] | None = None,
         progress: bool = True,
     ) -> History:
-        """Train a polarizer in place for `config.epochs` epochs, on the clean images `rows` (M,) and their copies.
+        """Train a polarizer in place on the clean images `rows` (M,) and their copies.
+
+        For `config.epochs` epochs, or more where these are fewer than `config.least_steps` steps.
 
         Every step takes a batch of clean images, each as one of its views, and for each one of its perturbed copies at
         random, if it has any.
@@ -115,6 +126,8 @@ class Pool:
         """
         conditional = isinstance(polarizer, ConditionalPolarizer)
         aimed = self.copies.reached if config.condition == "reached" else self.copies.targets
+        batch = -(-len(rows) // config.batch_size)
+        config = replace(config, epochs=max(config.epochs, -(-config.least_steps // batch)))
         outer, history, count = Outer(polarizer, config), History(), len(self.labels)
         epochs = Progress(config.epochs, f"fit, round {round + 1}", enabled=progress)
         for epoch in epochs:
@@ -140,6 +153,17 @@ class Pool:
         return history
 
     @torch.no_grad()
+    def on_views(self, polarizer: Polarizer, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (M * (1 + views), K) of all views of clean images `rows` (M,): the original's, and the polarizer's."""
+        conditional, count = isinstance(polarizer, ConditionalPolarizer), len(self.labels)
+        seen = torch.cat([rows + count * number for number in range(1 + self._views)])
+        after = torch.cat([
+            self._kept.forward(polarizer, part, self._said[part].argmax(1) if conditional else None)
+            for part in seen.split(self._batch)
+        ])  # fmt: skip
+        return self._said[seen], after
+
+    @torch.no_grad()
     def on_clean(self, polarizer: Polarizer, rows: Tensor) -> Tensor:
         """Logits (M, K) of clean images `rows` (M,) through a polarizer."""
         conditional = isinstance(polarizer, ConditionalPolarizer)
@@ -162,18 +186,19 @@ class Pool:
 
 
 class Copies:
-    """The perturbed copies that were kept: of which clean image (P,), sent to which class, and which they reached."""
+    """The perturbed copies that were kept: of which clean image (P,), sent to which class, which they reached, by which
+    family of the mixture."""
 
     def __init__(self, images: int, device: torch.device) -> None:
         self._images, self._new = images, list[tuple[Tensor, ...]]()
-        self.of = self.targets = self.reached = torch.zeros(0, dtype=torch.long, device=device)
+        self.of = self.targets = self.reached = self.family = torch.zeros(0, dtype=torch.long, device=device)
 
-    def add(self, of: Tensor, targets: Tensor, reached: Tensor) -> None:
-        self._new.append((of, targets, reached))
+    def add(self, of: Tensor, targets: Tensor, reached: Tensor, family: Tensor) -> None:
+        self._new.append((of, targets, reached, family))
 
     def gather(self) -> None:
-        columns = zip((self.of, self.targets, self.reached), *self._new, strict=True)
-        self.of, self.targets, self.reached = (torch.cat(column) for column in columns)
+        columns = zip((self.of, self.targets, self.reached, self.family), *self._new, strict=True)
+        self.of, self.targets, self.reached, self.family = (torch.cat(column) for column in columns)
         self._new = []
         self._by_image = self.of.argsort(stable=True)
         self._count = torch.bincount(self.of, minlength=self._images)

@@ -56,7 +56,7 @@ def fit_in_rounds(
         changed in this round, and for CNPD `mismatch`: the share of the kept ones that reached another class than T.
     """
     order = torch.Generator().manual_seed(seed)
-    families, layout = config.families(images.shape[1:]), fastest_layout(cut, images)
+    families, layout = config.families(images.shape[1:]), fastest_layout(cut.original, images)
     conditional = isinstance(polarizer, ConditionalPolarizer)
     pool = Pool(
         cut, images, labels, original, views=config.views, copies=len(images) * len(families) * config.rounds,
@@ -79,7 +79,7 @@ def fit_in_rounds(
             for rows, found, targets in perturbed(
                 *families[i], attacked, images, labels, rule_of(config), cut.classes, config.batch_size, order
             ):
-                tried, moved = tried + len(rows), moved + len(pool.take(rows, found, targets))
+                tried, moved = tried + len(rows), moved + len(pool.take(rows, found, targets, i))
             shares[f"moved_{i + 1}"] = moved / max(1, tried)
         polarizer.requires_grad_(True)
         pool.gather()
@@ -128,13 +128,13 @@ def perturbed(
             yield rows, threat.act(own, images[rows]), targets[rows]
 
 
-def fastest_layout(cut: Cut, images: Tensor) -> torch.memory_format:
+def fastest_layout(forward: Callable[[Tensor], Tensor], images: Tensor) -> torch.memory_format:
     """Channels last on a CPU, where convolutions take half the time so, unless the model relies on the order."""
     if images.device.type != "cpu":
         return torch.contiguous_format
     try:
         with torch.no_grad():
-            cut.original(images[:2].contiguous(memory_format=torch.channels_last))
+            forward(images[:2].contiguous(memory_format=torch.channels_last))
     except RuntimeError:  # a view that the other order does not allow
         return torch.contiguous_format
     return torch.channels_last

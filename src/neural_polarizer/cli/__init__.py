@@ -17,6 +17,7 @@ from .. import __version__
 from ..errors import InputError
 from ..methods import METHODS
 from .bench import bench
+from .purify import add_to
 from .tables import print_table
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ def demo(
         typer.echo(f"FitConfig of {name}: {json.dumps(config_for(name).to_dict())}")
     own = "a folder per method, " if all_methods else "metrics.json, polarizer/, "
     typer.echo(f"Written to {out}/: report.html, {own}model/, images/")
+
+
+add_to(app)
 
 
 @app.command(rich_help_panel="Defend a model")

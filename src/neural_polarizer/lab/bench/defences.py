@@ -17,7 +17,9 @@ from ..baselines.registry import BASELINES, build_baseline
 from ..datasets.base import ImageData
 
 NONE = "none"
-DEFENCES = (NONE, *METHODS, *BASELINES)
+AUTO = "auto"  # `purify` with every choice left to it
+AUTO_OPTIONS = {"max_accuracy_drop": 0.01}
+DEFENCES = (NONE, AUTO, *METHODS, *BASELINES)
 LAYERS = {"preact_resnet18": "layer4.1.conv1", "small_resnet": "layer3", "vgg19_bn": "features.49"}
 FROM_DATA = ("shift", "mirror")  # how far images may be moved, and whether they may be mirrored
 PUBLISHED = "published"  # an option of polarizers: start from the papers' settings of a data set
@@ -38,6 +40,11 @@ def options_of(
         if options:
             raise InputError(f"defences: none takes no options, found {sorted(options)}")
         return {}, None
+    if name == AUTO:
+        unknown = set(options) - set(AUTO_OPTIONS)
+        if unknown:
+            raise InputError(f"defences: auto takes {', '.join(AUTO_OPTIONS)} alone, found {sorted(unknown)}")
+        return {**AUTO_OPTIONS, **options}, None
     if name in BASELINES:
         every = build_baseline(name, options).options()
         return {k: v for k, v in every.items() if k in options or k not in FROM_DATA}, None
@@ -46,7 +53,10 @@ def options_of(
     if not isinstance(where, str):
         raise InputError(f"layer: found none for {name} in {arch}, wanted the layer of the architecture in the grid")
     published = given.pop(PUBLISHED, None)
-    start = FitConfig() if published is None else FitConfig.published(published)
+    if published is not None:
+        start = FitConfig.published(published)
+    else:
+        start = FitConfig.in_rounds() if given.get("loop") == "rounds" else FitConfig()
     return FitConfig.from_dict({**start.to_dict(), **given}).to_dict(), where
 
 
@@ -68,6 +78,11 @@ def defend(
         # Whoever fine-tunes augments as the data allow: the grid says otherwise where it wants to.
         usual = {name: getattr(data, name) for name in FROM_DATA}
         return build_baseline(name, {**usual, **options})(model, clean, seed=seed, progress=progress)
+    if name == AUTO:
+        purified = purify(model, clean, seed=seed, progress=progress, **options)
+        assert purified.choice is not None
+        found = {"layer": purified.layer, "method": purified.method, "choice": purified.choice.to_dict()}
+        return Defended(purified, purified.get_nb_trainable_parameters()[0], found)
     assert layer is not None
     config = FitConfig.from_dict(dict(options))
     purified = purify(model, clean, method=name, layer=layer, config=config, seed=seed, progress=progress)

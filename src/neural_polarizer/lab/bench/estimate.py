@@ -13,16 +13,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...config import FitConfig
 from ...models.sketch import sketch
 from ...models.zoo import build_model, sized
+from ...pool import views_for
+from ...rounds import GROUP
 from ..baselines.registry import BASELINES, build_baseline
 from ..datasets.registry import CLASSES
 from .cells import Cell, Network
-from .defences import NONE
+from .defences import AUTO, NONE
 
 # Floating-point operations per second that the training of such networks reaches, by one core and by one data-centre
 # GPU: the first measured here (preact_resnet18 at width 16, float32: 350 images/s on one core), the second assumed at
 # a twentieth of an H100's peak in bf16. Orders of magnitude, not promises.
 CPU_CORE = 7.5e10
 GPU = 5e13
+TRIALS = 10  # of `auto`, each a few passes behind the cut
 BACKWARD = 3  # a pass forward and backward costs about three forward ones
 
 # Images and sides where no file is to be opened for an estimate: (training, test, side).
@@ -74,9 +77,24 @@ def passes(cell: Cell) -> float:
         return 0
     if name in BASELINES:
         return build_baseline(name, options).passes(cell.clean, CLASSES.get(cell.network.dataset, USUAL))
+    if name == AUTO:
+        return rounds_passes(cell, FitConfig.in_rounds()) + TRIALS * cell.clean * 2
     config = FitConfig.from_dict(options)
+    if config.loop == "rounds":
+        return rounds_passes(cell, config)
     # Per batch: the inner steps, then the clean and the perturbed images.
     return cell.clean * (config.warmup_epochs + config.epochs * (config.steps + 2))
+
+
+def rounds_passes(cell: Cell, config: FitConfig) -> float:
+    """Perturbing, and looking at clean and perturbed images once; the fit itself runs behind the cut alone."""
+    classes = CLASSES.get(cell.network.dataset, USUAL)
+    steps = 0.0
+    for family in config.mixture:
+        shared = family.share == "target"
+        steps += family.steps * config.batch_size * -(-classes // GROUP) if shared else family.steps * cell.clean
+    looked = cell.clean * (1 + views_for(config.views, cell.clean) + config.rounds * max(1, len(config.mixture)))
+    return config.rounds * steps + looked / BACKWARD
 
 
 def forward_cost(network: Network) -> float:

@@ -1,0 +1,75 @@
+"""What was tried for a model, and how it was judged: the record that `choose` leaves."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .suspicion import Suspicion
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One polarizer that was tried, judged on clean images that its fit has not seen.
+
+    Attributes:
+        strength: λ of its losses on perturbed images.
+        accuracy_drop: clean accuracy lost, in [-1, 1]. Without labels: as `doubt`, on the images themselves.
+        doubt: on all their views, the confidence of the original model in its own class minus that in the one that the
+            polarizer gives, on average: the same drop, with less luck in it.
+        repaired: share in [0, 1] of the perturbed images that get their true class, the mean over the families.
+        score: repaired - 5 * max(0, accuracy_drop, doubt).
+        error: why there is none of this.
+    """
+
+    layer: str
+    method: str
+    strength: float
+    accuracy_drop: float = 0.0
+    doubt: float = 0.0
+    repaired: float = 0.0
+    score: float = 0.0
+    within_budget: bool = False
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was tried, and what came of it.
+
+    Attributes:
+        trials: in the order in which they were made.
+        chosen: the place of the one that was taken; None: none kept the budget, and the polarizer is the identity.
+        best: the place of the best one, in the budget or not; None: none was finite.
+        labelled: the labels came from the user; otherwise they are the original model's predictions.
+        held_back: clean images that judged.
+        accuracy_before, accuracy_after: on them; `accuracy_drop` is what trials call so, of what is returned.
+        drop_interval: 95 % of it, from the images that changed (normal approximation).
+        repaired: share of the held-back perturbed images, all of which fooled the original model, that get their true
+            class from what is returned; the mean over the families. `perturbed` is their number.
+        suspicion: where the perturbations of the original model end.
+    """
+
+    trials: tuple[Trial, ...]
+    chosen: int | None
+    best: int | None
+    max_accuracy_drop: float
+    labelled: bool
+    held_back: int
+    accuracy_before: float
+    accuracy_after: float
+    accuracy_drop: float
+    drop_interval: tuple[float, float]
+    repaired: float
+    perturbed: int
+    suspicion: Suspicion
+
+    @property
+    def within_budget(self) -> bool:
+        """Whether anything was found that keeps the budget; if not, the polarizer is the identity."""
+        return self.chosen is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "within_budget": self.within_budget, "suspicion": self.suspicion.to_dict()}

@@ -1,0 +1,303 @@
+"""Which layer, which method, how strong: from clean data alone (ours).
+
+Perturbations are computed once, against the original model. At every candidate layer their activations are kept and
+polarizers of growing strength are fitted in seconds, on a part of the clean set. The rest, which no fit has seen,
+judges: a score rewards perturbed images that get their class back and punishes lost clean accuracy, and the accuracy
+budget is a constraint. What is returned was fitted on the first part alone, so that the figures hold for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .attempts import Attempts, attempt
+from .capture import make_cut
+from .choice import Choice, Trial
+from .config import FitConfig
+from .cut import Cut, frozen_view, list_layers, logits_of
+from .errors import InputError
+from .history import History
+from .outer import FitDiverged
+from .polarizers import Polarizer
+from .pool import Pool
+from .progress import Progress
+
+STRENGTHS = (0.02, 0.05, 0.1, 0.2)  # λ of the three losses on perturbed images
+FIRST = 2  # the place in STRENGTHS to begin at
+HELD_SHARE = 0.2  # of the clean set, for judging
+FEWEST = 10  # clean images with which anything can be judged
+DROP_PRICE = 5.0  # what a point of clean accuracy costs, in points of perturbed images that get their class back
+LATE = 4  # candidate layers, from the end
+MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
+
+
+@dataclass
+class Chosen:
+    """The polarizer of one trial."""
+
+    polarizer: Polarizer
+    layer: str
+    method: str
+    config: FitConfig | None
+    history: History
+    cut: Cut
+    trial: Trial | None = None
+
+
+def candidate_layers(model: nn.Module, example: Tensor) -> list[str]:
+    """Where whole features pass, from the end: the classifier, and the last blocks.
+
+    A block is one of at least two items of a sequence, or a child of the network without such blocks inside, that has
+    weights of its own. Beside a last block that holds convolutions, the edge into its first one is a candidate.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+        >>> candidate_layers(net, torch.rand(2, 3, 8, 8))
+        ['3', '0']
+    """
+    found = [info for info in list_layers(model, example) if _has_weights(model, info.name)]
+    items: dict[str, list[str]] = {}
+    for info in found:
+        parent, _, last = info.name.rpartition(".")
+        if last.isdigit():
+            items.setdefault(parent, []).append(info.name)
+    blocks = {name for names in items.values() if len(names) > 1 for name in names}
+    linears = [i.name for i in found if isinstance(model.get_submodule(i.name), nn.Linear)]
+    blocks.update(linears[-1:])
+    outer = {i.name for i in found if "." not in i.name and not any(b.startswith(i.name + ".") for b in blocks)}
+    inner = {b for b in blocks if not any(c.startswith(b + ".") for c in blocks - set(linears[-1:]))}
+    names = [i.name for i in found if i.name in outer | inner][::-1][:LATE]
+    if not names:
+        raise InputError("layer: found no block that is called once, wanted the name of a layer (see list_layers)")
+    known = {i.name for i in found}
+    for at, name in enumerate(names):
+        parts = model.get_submodule(name).named_modules()
+        first = next((f"{name}.{n}" for n, m in parts if n and isinstance(m, nn.modules.conv._ConvNd)), None)
+        if first in known:
+            return [*names[:at], first, *names[at:]][:LATE]
+    return names
+
+
+def _has_weights(model: nn.Module, name: str) -> bool:
+    return any(p.ndim > 1 for p in model.get_submodule(name).parameters())
+
+
+class Chooser:
+    """Everything that is shared by the trials: the split, the perturbed images, the original model's word.
+
+    Args:
+        images, labels: (N, C, H, W) in [0, 1], (N,), on the device where to work.
+        attempts: their perturbations.
+        labelled: whether the labels came from the user.
+        config: what every trial starts from, `loop="rounds"`.
+        start: makes and starts a polarizer for a cut: method, cut -> polarizer.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        attempts: Attempts,
+        *,
+        labelled: bool,
+        config: FitConfig,
+        start: Callable[[str, Cut, FitConfig], Polarizer],
+        max_accuracy_drop: float,
+        seed: int,
+        progress: bool,
+    ) -> None:
+        self._images, self._labels, self._labelled = images, labels, labelled
+        self._config, self._start, self._budget = config, start, max_accuracy_drop
+        self._seed, self._progress = seed, progress
+        order = torch.Generator().manual_seed(seed)
+        shuffled = torch.randperm(len(images), generator=order).to(images.device)
+        count = max(2, round(HELD_SHARE * len(images)))
+        self.held, self._rows = shuffled[:count].sort().values, shuffled[count:].sort().values
+        self._attempts, self._original = attempts, attempts.original
+        self.trials: list[Trial] = []
+        self._kept: list[Chosen | None] = []
+
+    def pool(self, cut: Cut) -> Pool:
+        """What the trials at one cut share."""
+        pool = Pool(
+            cut, self._images, self._labels, self._original, views=self._config.views,
+            copies=sum(len(a.rows) for a in self._attempts.found), batch_size=self._config.batch_size,
+            order=torch.Generator().manual_seed(self._seed + 2), layout=self._attempts.layout,
+        )  # fmt: skip
+        for a in self._attempts.found:
+            pool.take(a.rows, a.images, a.targets, family=a.family)
+        pool.gather()
+        inside = torch.zeros(len(self._images), dtype=torch.bool, device=self._images.device)
+        inside[self._rows] = True
+        self._judges = (~inside[pool.copies.of]).nonzero()[:, 0]
+        return pool
+
+    def climb(self, cut: Cut, pool: Pool, method: str, strengths: Sequence[float] | None) -> None:
+        """Trials of one method at one cut: from the middle strength upwards while the budget is kept, else down."""
+        if strengths is not None:
+            for strength in strengths:
+                self.trial(cut, pool, method, strength)
+            return
+        at = FIRST
+        step = 1 if self.trial(cut, pool, method, STRENGTHS[at]).within_budget else -1
+        while 0 <= (at := at + step) < len(STRENGTHS):
+            if self.trial(cut, pool, method, STRENGTHS[at]).within_budget != (step > 0):
+                break
+
+    def trial(self, cut: Cut, pool: Pool, method: str, strength: float) -> Trial:
+        """Fit and judge one polarizer."""
+        config = replace(self._config, lambda_ce=strength, lambda_max=strength, lambda_asr=strength)
+        started, chosen = time.perf_counter(), None
+        try:
+            polarizer = self._start(method, cut, config)
+            order = torch.Generator().manual_seed(self._seed)
+            history = pool.fit(polarizer, config, order, rows=self._rows, progress=False)
+            drop, repaired = self.drop(pool, polarizer)[0], self.repaired(pool, polarizer)
+            doubt = self.doubt(pool, polarizer)
+            made = Trial(
+                cut.layer, method, strength, drop, doubt, repaired, repaired - DROP_PRICE * max(0.0, drop, doubt),
+                max(drop, doubt) <= self._budget, time.perf_counter() - started,
+            )  # fmt: skip
+            chosen = Chosen(polarizer, cut.layer, method, config, history, cut, made)
+        except FitDiverged as error:
+            doubt = self.doubt(pool, polarizer)
+            made = Trial(cut.layer, method, strength, error=str(error), seconds=time.perf_counter() - started)
+        self.trials.append(made)
+        self._kept.append(chosen)
+        return made
+
+    def best(self, within: bool = False) -> int | None:
+        """The place of the best trial so far; those in the budget come first, or are the only ones."""
+        places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
+        return max(places, key=lambda i: (self.trials[i].within_budget, self.trials[i].score), default=None)
+
+    def verdict(self, cut: Cut, pool: Pool, method: str) -> tuple[Chosen, Choice, Chosen | None]:
+        """What `choose` returns, where `cut` and `pool` are those of the best trial."""
+        place, best = self.best(within=True), self.best()
+        taken = None if place is None else self._kept[place]
+        outside = self._kept[best] if taken is None and best is not None else None
+        if taken is None:
+            taken = Chosen(self._start(method, cut, self._config), cut.layer, method, None, History(), cut)
+        drop, interval = self.drop(pool, taken.polarizer)
+        before, after = self.accuracies(pool, taken.polarizer)
+        choice = Choice(
+            trials=tuple(self.trials), chosen=place, best=best, max_accuracy_drop=self._budget,
+            labelled=self._labelled, held_back=len(self.held), accuracy_before=before, accuracy_after=after,
+            accuracy_drop=drop, drop_interval=interval, repaired=self.repaired(pool, taken.polarizer),
+            perturbed=len(self._judges), suspicion=self._attempts.suspicion,
+        )  # fmt: skip
+        return taken, choice, outside
+
+    def drop(self, pool: Pool, polarizer: Polarizer) -> tuple[float, tuple[float, float]]:
+        """Clean accuracy lost on the held-back images, and 95 % of it."""
+        own, after = self._original[self.held].argmax(1), pool.on_clean(polarizer, self.held).argmax(1)
+        if self._labelled:
+            labels = self._labels[self.held]
+            lost = (own == labels).double() - (after == labels).double()
+        else:
+            sure = self._original[self.held].double().softmax(1)
+            lost = (sure.gather(1, own[:, None]) - sure.gather(1, after[:, None]))[:, 0]
+        mean, spread = lost.mean().item(), 1.96 * lost.std().item() / len(lost) ** 0.5
+        return mean, (mean - spread, mean + spread)
+
+    def doubt(self, pool: Pool, polarizer: Polarizer) -> float:
+        """The drop as the original model's own confidences tell it, on all views of the held-back images.
+
+        A few hundred labels cannot tell one point of accuracy from none: every image whose class changes counts here
+        with what the original model was surer of before.
+        """
+        original, after = pool.on_views(polarizer, self.held)
+        sure = original.double().softmax(1)
+        lost = sure.gather(1, original.argmax(1, keepdim=True)) - sure.gather(1, after.argmax(1, keepdim=True))
+        return lost.mean().item()
+
+    def accuracies(self, pool: Pool, polarizer: Polarizer) -> tuple[float, float]:
+        """Accuracy on the held-back images, before and after."""
+        labels = self._labels[self.held]
+        both = self._original[self.held], pool.on_clean(polarizer, self.held)
+        before, after = ((z.argmax(1) == labels).double().mean().item() for z in both)
+        return before, after
+
+    def repaired(self, pool: Pool, polarizer: Polarizer) -> float:
+        """Share of the perturbed held-back images that get their class back, the mean over the families."""
+        if not len(self._judges):
+            return 0.0
+        right = pool.on_copies(polarizer, self._judges).argmax(1) == self._labels[pool.copies.of[self._judges]]
+        family = pool.copies.family[self._judges]
+        return float(torch.stack([right[family == f].double().mean() for f in family.unique()]).mean())
+
+
+def choose(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    labelled: bool,
+    method: str,
+    layer: str,
+    config: FitConfig | None,
+    max_accuracy_drop: float,
+    start: Callable[[str, Cut, FitConfig], Polarizer],
+    seed: int,
+    capture: str,
+    progress: bool,
+) -> tuple[Chosen, Choice, Chosen | None]:
+    """Try layers, methods and strengths; see the top of this file.
+
+    Args:
+        model, images, labels: on one device; (N, C, H, W) in [0, 1], (N,). `labelled`: they came from the user.
+        method, layer: a name, or "auto".
+        config: keeps its lambdas, and only the rest is chosen; None chooses them as well.
+        start: a method, a cut and a config -> a polarizer at the identity.
+
+    Returns:
+        What is to be used (the identity where nothing kept the budget), what was tried, and the best trial of all where
+        that one is outside the budget.
+
+    Raises:
+        InputError: too few images, a config of the per-batch loop, no layer that can be cut.
+    """
+    base = FitConfig.in_rounds() if config is None else config
+    if base.loop != "rounds":
+        raise InputError("config: found loop='batch', wanted 'rounds' where layer or method are to be chosen")
+    if len(images) < FEWEST:
+        raise InputError(
+            f"clean: found {len(images)} images, wanted at least {FEWEST} to choose with; with fewer, name layer and "
+            "method and give a config"
+        )
+    strengths = None if config is None else (config.lambda_asr,)
+    names = candidate_layers(model, images[:2]) if layer == "auto" else [layer]
+    view = frozen_view(model)
+    attempts = attempt(lambda x: logits_of(view(x)), images, labels, base, seed=seed + 1, progress=progress)
+    chooser = Chooser(
+        images, labels, attempts, labelled=labelled, config=base, start=start, max_accuracy_drop=max_accuracy_drop,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+    leader: tuple[Cut, Pool] | None = None
+    refused = ""
+    progress_bar = Progress(len(names), "layers", enabled=progress)
+    for at in progress_bar:
+        try:
+            cut = make_cut(model, names[at], images[:2], capture)
+        except InputError as error:
+            if layer != "auto":
+                raise
+            refused = str(error)
+            continue
+        pool = chooser.pool(cut)
+        best = chooser.best()
+        chooser.climb(cut, pool, "npd" if method == "auto" else method, strengths)
+        if leader is None or chooser.best() != best:
+            leader = cut, pool
+        progress_bar.note(f"{cut.layer}: {chooser.trials[-1].repaired:.2f} repaired")
+    if leader is None:
+        raise InputError(f"layer: none of {', '.join(names)} can be cut ({refused}); name another one")
+    cut, pool = leader
+    if method == "auto" and cut.classes <= MOST_CLASSES:
+        chooser.climb(cut, pool, "r-cnpd", strengths)
+    return chooser.verdict(cut, pool, "npd" if method == "auto" else method)
