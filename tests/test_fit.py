@@ -21,7 +21,9 @@ USUAL = (images(20), labels(20))
 
 
 def quick(net: nn.Module, clean=USUAL, layer: str = "conv2", **kwargs) -> PolarizedModel:
-    return purify(net, clean, layer=layer, **{"config": QUICK, "progress": False, "capture": "hooks", **kwargs})
+    return purify(
+        net, clean, layer=layer, **{"method": "npd", "config": QUICK, "progress": False, "capture": "hooks", **kwargs}
+    )
 
 
 def snapshot(net: nn.Module):

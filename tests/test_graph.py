@@ -81,7 +81,7 @@ def test_the_tail_never_runs_the_prefix_again():
 
 def test_remade_after_to():
     net = make("skips")
-    purified = purify(net, images(8), layer="block.conv1", config=FitConfig(epochs=1), progress=False)
+    purified = purify(net, images(8), method="npd", layer="block.conv1", config=FitConfig(epochs=1), progress=False)
     first, expected = purified.cut, purified(images())
     assert first.kind == "graph"
     purified.double()

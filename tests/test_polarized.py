@@ -20,7 +20,13 @@ from .nets import ZOO, images, labels, make
 def fitted(net: nn.Module | None = None, layer: str = "conv2", capture: str = "hooks", **options) -> PolarizedModel:
     config = FitConfig(**{"epochs": 1, "warmup_epochs": 1, "batch_size": 8, "rank": 2, **options})
     return purify(
-        net or make("plain"), (images(12), labels(12)), layer=layer, config=config, progress=False, capture=capture
+        net or make("plain"),
+        (images(12), labels(12)),
+        method="npd",
+        layer=layer,
+        config=config,
+        progress=False,
+        capture=capture,
     )
 
 

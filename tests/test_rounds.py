@@ -45,7 +45,9 @@ def lively(name: str) -> torch.nn.Module:
 
 def quick(name: str = "skips", layer: str = "block.conv1", clean=USUAL, **kwargs) -> PolarizedModel:
     net = lively(name) if isinstance(name, str) else name
-    return purify(net, clean, layer=layer, **{"config": QUICK, "progress": False, "capture": "graph", **kwargs})
+    return purify(
+        net, clean, layer=layer, **{"method": "npd", "config": QUICK, "progress": False, "capture": "graph", **kwargs}
+    )
 
 
 def changed(config: FitConfig = QUICK, **options) -> FitConfig:

@@ -32,7 +32,8 @@ FIRST = 2  # the place in STRENGTHS to begin at
 HELD_SHARE = 0.2  # of the clean set, for judging
 FEWEST = 10  # clean images with which anything can be judged
 DROP_PRICE = 5.0  # what a point of clean accuracy costs, in points of perturbed images that get their class back
-LATE = 4  # candidate layers, from the end
+MOST_CHANNELS = 2048  # of a candidate layer
+LATE = 3  # candidate layers, from the end
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
 
 
@@ -50,37 +51,44 @@ class Chosen:
 
 
 def candidate_layers(model: nn.Module, example: Tensor) -> list[str]:
-    """Where whole features pass, from the end: the classifier, and the last blocks.
+    """Where whole features pass, from the end: the classifier, the last feature map, and the last blocks.
 
     A block is one of at least two items of a sequence, or a child of the network without such blocks inside, that has
-    weights of its own. Beside a last block that holds convolutions, the edge into its first one is a candidate.
+    weights of its own. Beside a last block that holds convolutions, the edge into its first one is a candidate. The
+    last feature map is one where it is flattened, not averaged, before the classifier. None has so many channels that
+    a map between them would be larger than the network.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
         >>> candidate_layers(net, torch.rand(2, 3, 8, 8))
-        ['3', '0']
+        ['3', '2', '0']
     """
-    found = [info for info in list_layers(model, example) if _has_weights(model, info.name)]
+    every = [info for info in list_layers(model, example) if info.channels <= MOST_CHANNELS]
+    found = [info for info in every if _has_weights(model, info.name)]
+    linears = [i for i in found if isinstance(model.get_submodule(i.name), nn.Linear)]
+    ends = [i.name for i in linears if not i.spatial][-1:]
     items: dict[str, list[str]] = {}
     for info in found:
         parent, _, last = info.name.rpartition(".")
-        if last.isdigit():
+        if last.isdigit() and (info.spatial or info.name in ends):
             items.setdefault(parent, []).append(info.name)
-    blocks = {name for names in items.values() if len(names) > 1 for name in names}
-    linears = [i.name for i in found if isinstance(model.get_submodule(i.name), nn.Linear)]
-    blocks.update(linears[-1:])
+    blocks = {name for names in items.values() if len(names) > 1 for name in names}.union(ends)
     outer = {i.name for i in found if "." not in i.name and not any(b.startswith(i.name + ".") for b in blocks)}
-    inner = {b for b in blocks if not any(c.startswith(b + ".") for c in blocks - set(linears[-1:]))}
-    names = [i.name for i in found if i.name in outer | inner][::-1][:LATE]
-    if not names:
-        raise InputError("layer: found no block that is called once, wanted the name of a layer (see list_layers)")
-    known = {i.name for i in found}
+    inner = {b for b in blocks if not any(c.startswith(b + ".") for c in blocks.difference(ends))}
+    names = [i.name for i in found if i.name in outer | inner][::-1]
     for at, name in enumerate(names):
         parts = model.get_submodule(name).named_modules()
         first = next((f"{name}.{n}" for n, m in parts if n and isinstance(m, nn.modules.conv._ConvNd)), None)
-        if first in known:
-            return [*names[:at], first, *names[at:]][:LATE]
-    return names
+        if first in {i.name for i in found}:
+            names.insert(at, first)
+            break
+    spatial = [i.name for i in every if i.spatial]
+    maps = [i for i in every if len(i.spatial) == 2 and i.channel_dim == 1 and i.name == spatial[-1]]
+    if maps and maps[-1].name not in names and maps[-1].channels not in {i.channels for i in linears if not i.spatial}:
+        names.insert(1 if names[:1] == ends else 0, maps[-1].name)
+    if not names:
+        raise InputError("layer: found no block that is called once, wanted the name of a layer (see list_layers)")
+    return names[:LATE]
 
 
 def _has_weights(model: nn.Module, name: str) -> bool:
@@ -151,7 +159,9 @@ class Chooser:
 
     def trial(self, cut: Cut, pool: Pool, method: str, strength: float) -> Trial:
         """Fit and judge one polarizer."""
-        config = replace(self._config, lambda_ce=strength, lambda_max=strength, lambda_asr=strength)
+        config = self._config
+        if strength != config.lambda_asr:
+            config = replace(config, lambda_ce=strength, lambda_max=strength, lambda_asr=strength)
         started, chosen = time.perf_counter(), None
         try:
             polarizer = self._start(method, cut, config)
@@ -206,12 +216,15 @@ class Chooser:
         return mean, (mean - spread, mean + spread)
 
     def doubt(self, pool: Pool, polarizer: Polarizer) -> float:
-        """The drop as the original model's own confidences tell it, on all views of the held-back images.
+        """The drop as the original model's own confidences tell it, on the held-back images and views of them.
 
         A few hundred labels cannot tell one point of accuracy from none: every image whose class changes counts here
-        with what the original model was surer of before.
+        with what the original model was surer of before. Views that it takes for another class than the image itself
+        are none: nobody mirrors a digit.
         """
         original, after = pool.on_views(polarizer, self.held)
+        known = self._original[self.held].argmax(1).repeat(len(original) // len(self.held)) == original.argmax(1)
+        original, after = original[known], after[known]
         sure = original.double().softmax(1)
         lost = sure.gather(1, original.argmax(1, keepdim=True)) - sure.gather(1, after.argmax(1, keepdim=True))
         return lost.mean().item()
@@ -264,7 +277,7 @@ def choose(
     """
     base = FitConfig.in_rounds() if config is None else config
     if base.loop != "rounds":
-        raise InputError("config: found loop='batch', wanted 'rounds' where layer or method are to be chosen")
+        raise InputError("config: found loop='batch', wanted 'rounds' to choose layer or method with, or both named")
     if len(images) < FEWEST:
         raise InputError(
             f"clean: found {len(images)} images, wanted at least {FEWEST} to choose with; with fewer, name layer and "

@@ -24,7 +24,7 @@ def test_perturbations_stop_working():
     target = without_class(net(images).detach(), clean.labels).argmax(1)
     how = config.descent()
     fixed = descend(config.threat((3, 16, 16)), frozen_view(net), images, target, how).images
-    purified = purify(net, (images, clean.labels), layer="layer3", config=config, progress=False)
+    purified = purify(net, (images, clean.labels), method="npd", layer="layer3", config=config, progress=False)
     with torch.no_grad():
         assert asr_loss(purified(fixed), target) < 0.5 * asr_loss(net(fixed), target)
     drop = accuracy(predict(net, data.test.images), data.test.labels) - accuracy(

@@ -89,7 +89,7 @@ def test_what_the_shipped_grids_promise():
     assert len({c.labels["attack"] for c in narrow}) >= 8
     assert {c.clean for c in narrow} == {2500, 250}
     assert {c.labels["defence"] for c in narrow} == {
-        "none", "ft", "fp", "nad", "anp", "clp", "ibau", "ft_sam", "npd", "r-cnpd", "e-cnpd", "a-cnpd"
+        "none", "ft", "fp", "nad", "anp", "clp", "ibau", "ft_sam", "npd", "r-cnpd", "e-cnpd", "a-cnpd", "auto"
     }  # fmt: skip
     ablations = cells_of(read_grid("ablations"))
     assert {c.labels["attack"] for c in ablations} == {"badnets", "blended", "wanet"}, "development attacks alone"

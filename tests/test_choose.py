@@ -1,0 +1,200 @@
+"""Layer, method and strength from clean data alone: what is tried, what is kept, what is never returned."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from neural_polarizer import FitConfig, InputError, purify
+from neural_polarizer import choose as room
+from neural_polarizer.choose import STRENGTHS, candidate_layers
+from neural_polarizer.models.zoo import build_model
+from neural_polarizer.outer import FitDiverged
+from neural_polarizer.pool import Pool
+from neural_polarizer.suspicion import suspicion_of
+
+from .nets import CLASSES, SHAPE, images, labels, plain_logits
+from .test_fit import same, snapshot
+from .test_rounds import changed, lively
+
+SMALL = changed(views=1)
+USUAL = (images(40), labels(40))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The mixture of the tests of rounds, as the one that is chosen with."""
+    monkeypatch.setattr(FitConfig, "in_rounds", classmethod(lambda cls, **options: changed(SMALL, **options)))
+
+
+def auto(net: nn.Module, clean=USUAL, **options):
+    return purify(net, clean, **{"progress": False, "capture": "hooks", **options})
+
+
+def test_everything_is_chosen_and_the_model_left_alone(small):
+    net = lively("skips").train()
+    before = snapshot(net)
+    purified = auto(net, max_accuracy_drop=1.0)
+    assert same(before, snapshot(net))
+    choice = purified.choice
+    assert choice.within_budget
+    taken = choice.trials[choice.chosen]
+    assert (taken.layer, taken.method) == (purified.layer, purified.method)
+    assert purified.config.lambda_asr == purified.config.lambda_ce == purified.config.lambda_max == taken.strength
+    assert {t.method for t in choice.trials} == {"npd", "r-cnpd"}
+    assert {t.layer for t in choice.trials} == set(candidate_layers(net, images(2)))
+    assert taken.score == max(t.score for t in choice.trials)
+    assert choice.held_back == 8
+    assert purified.outside_budget is None
+
+
+def test_what_is_reported_holds_for_what_is_returned(small):
+    net = lively("skips")
+    purified = auto(net, layer="block", method="npd", max_accuracy_drop=1.0)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    held = order[:8]
+    x, y = USUAL[0][held], USUAL[1][held]
+    assert purified.choice.accuracy_before == pytest.approx((plain_logits(net, x).argmax(1) == y).double().mean())
+    assert purified.choice.accuracy_after == pytest.approx((purified(x).argmax(1) == y).double().mean().item())
+    drop = purified.choice.accuracy_before - purified.choice.accuracy_after
+    assert purified.choice.accuracy_drop == pytest.approx(drop)
+    low, high = purified.choice.drop_interval
+    assert low <= drop <= high
+
+
+def test_no_fit_sees_the_images_that_judge(small, monkeypatch):
+    seen = []
+    fit = Pool.fit
+    monkeypatch.setattr(Pool, "fit", lambda self, *a, rows, **k: (seen.append(rows), fit(self, *a, rows=rows, **k))[1])
+    auto(lively("skips"), layer="block", method="npd")
+    held = set(torch.randperm(40, generator=torch.Generator().manual_seed(0))[:8].tolist())
+    assert seen
+    assert all(held.isdisjoint(rows.tolist()) and len(rows) == 32 for rows in seen)
+
+
+def test_nothing_outside_the_budget_is_returned(small, monkeypatch):
+    """However badly every fit goes, the user gets the original logits and is told."""
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.5, (0.4, 0.6)))
+    net = lively("skips")
+    purified = auto(net)
+    assert not purified.choice.within_budget
+    assert purified.choice.chosen is None
+    torch.testing.assert_close(purified(images()), plain_logits(net, images()), atol=1e-4, rtol=1e-4)
+    best = purified.choice.trials[purified.choice.best]
+    assert (purified.outside_budget.layer, purified.outside_budget.method) == (best.layer, best.method)
+    assert not torch.allclose(purified.outside_budget(images()), purified(images()), atol=1e-4)
+    strengths = [t.strength for t in purified.choice.trials if t.layer == "fc" and t.method == "npd"]
+    assert strengths == [0.1, 0.05, 0.02], "a fit outside the budget is tried again, weaker"
+
+
+def test_a_fit_that_diverges_is_tried_again_weaker(small, monkeypatch):
+    fit = Pool.fit
+
+    def diverging(self, polarizer, config, *args, **kwargs):
+        if config.lambda_asr > 0.02:
+            raise FitDiverged("the losses are not finite")
+        return fit(self, polarizer, config, *args, **kwargs)
+
+    monkeypatch.setattr(Pool, "fit", diverging)
+    choice = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0).choice
+    assert [(t.strength, t.error) for t in choice.trials] == [
+        (0.1, "the losses are not finite"), (0.05, "the losses are not finite"), (0.02, "")
+    ]  # fmt: skip
+    assert choice.trials[choice.chosen].strength == 0.02
+
+
+def test_from_the_middle_upwards_while_the_budget_is_kept(small):
+    choice = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0).choice
+    assert [t.strength for t in choice.trials] == list(STRENGTHS[2:])
+
+
+def test_the_graph_and_hooks_choose_alike(small):
+    one, two = (auto(lively("skips"), layer="block", capture=capture).choice for capture in ("graph", "hooks"))
+    assert [(t.method, t.strength, t.within_budget) for t in one.trials] == [
+        (t.method, t.strength, t.within_budget) for t in two.trials
+    ]
+    assert one.repaired == pytest.approx(two.repaired, abs=0.05)
+
+
+def test_a_config_keeps_its_lambdas(small):
+    config = changed(SMALL, lambda_ce=0.3, lambda_max=0.0, lambda_asr=0.03)
+    purified = auto(lively("skips"), config=config, max_accuracy_drop=1.0)
+    assert {t.strength for t in purified.choice.trials} == {0.03}
+    assert purified.config == config
+
+
+def test_same_seed_same_bits(small):
+    one, two = (auto(lively("skips"), layer="block", seed=3) for _ in range(2))
+    assert one.choice.to_dict() | {"trials": 0} == two.choice.to_dict() | {"trials": 0}
+    for a, b in zip(one.polarizer.state_dict().values(), two.polarizer.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_labels_the_confidence_judges(small):
+    choice = auto(lively("skips"), images(40), layer="block", method="npd", max_accuracy_drop=1.0).choice
+    assert not choice.labelled
+    assert choice.accuracy_before == 1.0  # against its own predictions
+    assert choice.accuracy_drop <= 1 - choice.accuracy_after, "a change counts with what the model was surer of before"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": FitConfig()}, "config: found loop='batch'"),
+        ({"max_accuracy_drop": -0.1}, "max_accuracy_drop: found -0.1"),
+        ({"max_accuracy_drop": float("nan")}, "max_accuracy_drop: found nan"),
+        ({"layer": "nowhere"}, "layer: found 'nowhere'"),
+        ({"method": "magic"}, "method: found 'magic'"),
+    ],
+)
+def test_bad_input(small, options, message):
+    with pytest.raises(InputError, match=message):
+        auto(lively("skips"), **options)
+
+
+def test_too_few_images_to_judge_with():
+    with pytest.raises(InputError, match="clean: found 9 images, wanted at least 10"):
+        auto(lively("skips"), images(9))
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "wanted"),
+    [
+        ("preact_resnet18", {"width": 4}, ["linear", "layer4.1.conv1", "layer4.1"]),
+        ("vgg19_bn", {}, ["avgpool", "features.49", "features.46"]),
+        ("small_resnet", {}, ["fc", "layer3.conv1", "layer3"]),
+    ],
+)
+def test_candidates_are_the_last_blocks(arch, options, wanted):
+    assert candidate_layers(build_model(arch, classes=10, **options), torch.zeros(2, 3, 32, 32)) == wanted
+
+
+def test_shortcuts_and_attention_are_no_candidates():
+    pytest.importorskip("transformers")
+    from .hf import hugging_face
+
+    for name in ("vit", "convnext", "swin"):
+        found = candidate_layers(hugging_face(name), torch.zeros(2, 3, 32, 32))
+        assert 2 <= len(found) <= 3
+        assert not any(part in n for n in found for part in ("shortcut", "query", "key", "value", "intermediate"))
+
+
+def test_no_block_at_all():
+    class Bare(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :CLASSES]
+
+    with pytest.raises(InputError, match="layer: found no block"):
+        candidate_layers(Bare(), torch.zeros(2, *SHAPE))
+
+
+def test_suspicion_is_what_stands_out_in_any_family():
+    even = torch.full((3, 5), 10)
+    odd = even.clone()
+    odd[1, 3] = 40
+    assert suspicion_of(even, torch.full((3, 5), 80)).target is None
+    found = suspicion_of(odd, torch.full((3, 5), 80))
+    assert found.target == 3
+    assert found.score == pytest.approx(30 / 80)
+    assert found.to_dict()["excess"][0] == 0
