@@ -28,7 +28,15 @@ MIXTURE = (
     Family(threat="patch", radius=12, share="target", steps=2),
 )
 QUICK = FitConfig.in_rounds(
-    mixture=MIXTURE, epochs=2, batch_size=8, embedding=4, lr=1e-4, views=0, clip=None, schedule="constant"
+    mixture=MIXTURE,
+    epochs=2,
+    batch_size=8,
+    embedding=4,
+    lr=1e-4,
+    views=0,
+    clip=None,
+    schedule="constant",
+    least_steps=0,
 )  # the gradients of `lively` are large
 USUAL = (images(20), labels(20))
 
@@ -154,8 +162,8 @@ def test_conditions_and_classes_to_push_away(watched, monkeypatch, condition):
 
 def test_copies_are_drawn_of_the_images_in_the_batch():
     copies = Copies(6, torch.device("cpu"))
-    copies.add(torch.tensor([4, 1, 4]), torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]))
-    copies.add(torch.tensor([4, 0]), torch.tensor([0, 0]), torch.tensor([3, 4]))
+    copies.add(torch.tensor([4, 1, 4]), torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]), torch.tensor([0, 0, 0]))
+    copies.add(torch.tensor([4, 0]), torch.tensor([0, 0]), torch.tensor([3, 4]), torch.tensor([1, 1]))
     copies.gather()
     order, seen = torch.Generator().manual_seed(0), set()
     for _ in range(50):
@@ -250,6 +258,7 @@ def test_values_that_are_no_rows_are_seen():
         {"rounds": 2}, {"mixture": MIXTURE[:3]}, {"mixture": (*MIXTURE[:3], Family(threat="pixels", radius=60, steps=2))},
         {"condition": "target"}, {"aim": "prediction"}, {"benign": "label"}, {"statistics": "batch"}, {"schedule": "cosine"},
         {"warmup_epochs": 1}, {"target": 2}, {"weight_decay": 0.1}, {"lambda_asr": 0.3}, {"momentum": 0.5}, {"lr": 0.02},
+        {"views": 1}, {"clip": 0.01}, {"least_steps": 30},
     ],
 )  # fmt: skip
 def test_no_option_is_ignored(options):
