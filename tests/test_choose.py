@@ -73,6 +73,20 @@ def test_no_fit_sees_the_images_that_judge(small, monkeypatch):
     assert all(held.isdisjoint(rows.tolist()) and len(rows) == 32 for rows in seen)
 
 
+@pytest.mark.parametrize(("lost", "kept"), [(1, True), (2, False)])
+def test_one_image_may_always_be_lost(small, monkeypatch, lost, kept):
+    """Of 8 that judge, 1 is far more than the budget of 1 %, and tells nothing."""
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (lost / len(self.held), (0.0, 1.0)))
+    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: 0.0)
+    assert auto(lively("skips"), layer="block", method="npd").choice.within_budget == kept
+
+
+def test_a_budget_of_nothing_is_nothing(small, monkeypatch):
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (1 / len(self.held), (0.0, 1.0)))
+    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: 0.0)
+    assert not auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=0.0).choice.within_budget
+
+
 def test_nothing_outside_the_budget_is_returned(small, monkeypatch):
     """However badly every fit goes, the user gets the original logits and is told."""
     monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.5, (0.4, 0.6)))

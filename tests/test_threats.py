@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neural_polarizer.perturb import Descent, descend, learn_patterns
-from neural_polarizer.threats import Additive, Flow, Sparse, bicubic, project_pixels, project_window
+from neural_polarizer.threats import Additive, Flow, Smooth, Sparse, bicubic, cosines, project_pixels, project_window
 
 from .nets import images
 
@@ -197,3 +197,26 @@ def test_no_image_is_sent_to_its_own_class():
     ((own, targets),) = sent
     assert (own != targets).all()
     assert set(targets.tolist()) == {0, 1, 2}
+
+
+def test_a_smooth_pattern_keeps_its_band_and_its_ball():
+    threat, grey = Smooth(radius=2.0, grid=4), torch.full((3, 3, 8, 12), 0.5)
+    start = threat.begin(3, grey)
+    assert start.shape == (3, 3, 4, 4)
+    assert torch.equal(threat.act(start, grey), grey)
+    rough = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)) * 5
+    inside = threat.project(rough, None)
+    torch.testing.assert_close(inside.flatten(1).norm(dim=1), torch.full((3,), 2.0))
+    delta = threat.act(inside * 0.1, grey) - grey
+    torch.testing.assert_close(delta.flatten(1).norm(dim=1), torch.full((3,), 0.2))  # pixels have the same length
+    waves = torch.cos(torch.pi / 12 * (torch.arange(12) + 0.5) * torch.arange(12)[:, None])
+    spectrum = delta @ waves.T
+    assert spectrum[..., 4:].abs().max() < 1e-4 < spectrum[..., :4].abs().max()
+    loud = threat.act(rough * 9, grey)
+    assert (loud.amin(), loud.amax()) == (0, 1)
+
+
+def test_cosines_are_orthonormal_and_a_small_image_has_no_more_than_its_own():
+    for grid, size in ((4, 32), (8, 8)):
+        torch.testing.assert_close(cosines(grid, size) @ cosines(grid, size).T, torch.eye(grid, dtype=torch.float64))
+    assert Smooth(grid=16).begin(2, torch.zeros(1, 1, 8, 20)).shape == (2, 1, 8, 16)

@@ -19,6 +19,7 @@ class Trial:
             polarizer gives, on average: the same drop, with less luck in it.
         repaired: share in [0, 1] of the perturbed images that get their true class, the mean over the families.
         score: repaired - 5 * max(0, accuracy_drop, doubt).
+        within_budget: doubt is, and accuracy_drop is or is one image: of a few dozen, one tells nothing.
         error: why there is none of this.
     """
 

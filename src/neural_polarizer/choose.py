@@ -171,7 +171,7 @@ class Chooser:
             doubt = self.doubt(pool, polarizer)
             made = Trial(
                 cut.layer, method, strength, drop, doubt, repaired, repaired - DROP_PRICE * max(0.0, drop, doubt),
-                max(drop, doubt) <= self._budget, time.perf_counter() - started,
+                drop <= self.allowed() and doubt <= self._budget, time.perf_counter() - started,
             )  # fmt: skip
             chosen = Chosen(polarizer, cut.layer, method, config, history, cut, made)
         except FitDiverged as error:
@@ -180,6 +180,10 @@ class Chooser:
         self.trials.append(made)
         self._kept.append(chosen)
         return made
+
+    def allowed(self) -> float:
+        """The measured drop that keeps the budget: one image may always be lost, or few images could judge nothing."""
+        return max(self._budget, 1 / len(self.held)) + 1e-9 if self._budget else 0.0
 
     def best(self, within: bool = False) -> int | None:
         """The place of the best trial so far; those in the budget come first, or are the only ones."""

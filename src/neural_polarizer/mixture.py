@@ -14,9 +14,9 @@ from typing import Any, Literal
 from .checks import check_choice, check_number
 from .errors import InputError
 from .perturb import NORMS, SHARES, STEP_RULES, Descent
-from .threats import Additive, Flow, Share, Sparse, ThreatModel
+from .threats import Additive, Flow, Share, Smooth, Sparse, ThreatModel
 
-THREATS = (*NORMS, "flow", "patch", "pixels")
+THREATS = (*NORMS, "smooth", "flow", "patch", "pixels")
 MAX_FAMILIES = 16  # mixtures are read from strangers' files
 SIDE = 32  # of the images for which sizes are given
 
@@ -26,14 +26,16 @@ class Family:
     """One kind of perturbation, and how it is found.
 
     Args:
-        threat: a ball "l2", "linf" or "l1"; a "flow" field; a "patch" (one square anywhere); or a few "pixels".
-        radius: of a ball on 3x32x32; of a flow field the largest displacement in pixels; of a patch its side; of
-            pixels their number. On other sizes it grows so that it stays the same share of the image.
+        threat: a ball "l2", "linf" or "l1"; a "smooth" pattern; a "flow" field; a "patch" (one square anywhere); or
+            a few "pixels".
+        radius: of a ball, or of a smooth pattern (L2), on 3x32x32; of a flow field the largest displacement in pixels;
+            of a patch its side; of pixels their number. On other sizes it grows so that it stays the same share of the
+            image.
         share: one per "sample", per "batch", or universal, per "target" class.
         steps: gradient steps; for share "target" each is on another batch.
         step: their length in radii; of a patch and of pixels, in lengths of one that turns from black to white.
         rule: see `Descent`.
-        grid: displacements per side of a flow field.
+        grid: displacements per side of a flow field, or cosines per side of a smooth pattern.
 
     Raises:
         InputError: a value of the wrong kind or outside its range.
@@ -43,7 +45,7 @@ class Family:
         Flow(reach=3.0, grid=4, share='target')
     """
 
-    threat: Literal["l2", "linf", "l1", "flow", "patch", "pixels"] = "l2"
+    threat: Literal["l2", "linf", "l1", "smooth", "flow", "patch", "pixels"] = "l2"
     radius: float = 1.0
     share: Share = "sample"
     steps: int = 3
@@ -58,16 +60,16 @@ class Family:
             check_number(name, getattr(self, name), above=0, most=1e6)
         check_number("steps", self.steps, least=1, most=10_000, whole=True)
         check_number("grid", self.grid, least=2, most=64, whole=True)
-        if self.threat != "flow" and self.grid != type(self).grid:
-            raise InputError(f"grid: found {self.grid} for {self.threat!r}, wanted it for 'flow' alone")
+        if self.threat not in ("flow", "smooth") and self.grid != type(self).grid:
+            raise InputError(f"grid: found {self.grid} for {self.threat!r}, wanted it for 'flow' and 'smooth' alone")
 
     def size_for(self, shape: Sequence[int]) -> float:
         """The radius for images of `shape` (C, H, W)."""
         channels, area = shape[0], math.prod(shape[1:]) / SIDE**2
         values = area * channels / 3
         return self.radius * {
-            "l2": math.sqrt(values), "linf": 1.0, "l1": values, "flow": math.sqrt(area), "patch": math.sqrt(area),
-            "pixels": area,
+            "l2": math.sqrt(values), "linf": 1.0, "l1": values, "smooth": math.sqrt(values), "flow": math.sqrt(area),
+            "patch": math.sqrt(area), "pixels": area,
         }[self.threat]  # fmt: skip
 
     def threat_model(self, shape: Sequence[int]) -> ThreatModel:
@@ -75,6 +77,8 @@ class Family:
         size = self.size_for(shape)
         if self.threat == "flow":
             return Flow(reach=size, grid=self.grid, share=self.share)
+        if self.threat == "smooth":
+            return Smooth(radius=size, grid=self.grid, share=self.share)
         if self.threat == "patch" or self.threat == "pixels":
             return Sparse(size=max(1, round(size)), window=self.threat == "patch", share=self.share)
         return Additive(norm=self.threat, radius=size, share=self.share)

@@ -151,6 +151,46 @@ class Sparse(ThreatModel):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Smooth(ThreatModel):
+    """x + δ, clamped to [0, 1], with ‖δ‖₂ ≤ radius and no high frequencies: waves, gradients, colour casts.
+
+    Less of such a δ is seen than of noise of the same length, so attackers can afford more of it.
+
+    Args:
+        radius: ρ, in pixel units of images in [0, 1].
+        grid: cosines (DCT-II) per side that δ consists of: up to grid / 2 waves across the image.
+        share: one δ per ``"sample"``, per ``"batch"``, or per ``"target"`` class.
+
+    Shapes:
+        parameters (U, C, grid, grid), or smaller where the image is: the coefficients of δ. What descends are they,
+        not pixels: most of a gradient in pixels is of high frequency, and a step that loses it hardly moves.
+    """
+
+    radius: float = 5.0
+    grid: int = 16
+    share: Share = "sample"
+
+    def begin(self, units: int, images: Tensor) -> Tensor:
+        channels, height, width = images.shape[1:]
+        return images.new_zeros(units, channels, min(self.grid, height), min(self.grid, width))
+
+    def act(self, parameters: Tensor, images: Tensor) -> Tensor:
+        sides = zip(parameters.shape[2:], images.shape[2:], strict=True)
+        down, across = (cosines(grid, size).to(parameters) for grid, size in sides)
+        return (images + down.T @ parameters @ across).clamp(0, 1)
+
+    def project(self, parameters: Tensor, images: Tensor | None) -> Tensor:
+        return project_l2(parameters, self.radius)
+
+
+def cosines(grid: int, size: int) -> Tensor:
+    """The first `grid` of the `size` orthonormal cosines (DCT-II), as rows (grid, size)."""
+    rows, places = torch.arange(grid, dtype=torch.float64), torch.arange(size, dtype=torch.float64)
+    waves = torch.cos(torch.pi / size * rows[:, None] * (places + 0.5))
+    return waves / waves.norm(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Flow(ThreatModel):
     """The image read at displaced positions: bilinear, its border repeated.
 
