@@ -16,6 +16,7 @@ from neural_polarizer.kept import Kept, parts_by_row
 from neural_polarizer.mixture import Family
 from neural_polarizer.polarizers import Full
 from neural_polarizer.pool import Copies
+from neural_polarizer.views import moved_and_mirrored
 
 from .nets import CLASSES, CUTS, ZOO, images, labels, make, plain_logits
 from .test_cnpd import METHODS, many_classes
@@ -376,7 +377,6 @@ def test_saved_and_loaded(tmp_path):
 
 
 def test_views_are_moved_and_mirrored_copies():
-    from neural_polarizer.views import moved_and_mirrored
 
     x = torch.arange(2 * 3 * 16 * 32, dtype=torch.float32).view(2, 3, 16, 32).repeat(32, 1, 1, 1) / 5000
     seen = moved_and_mirrored(x, torch.Generator().manual_seed(0))
@@ -394,8 +394,31 @@ def test_views_are_moved_and_mirrored_copies():
     assert len(found) > 8
 
 
-def test_the_original_output_is_kept_on_views(watched):
+def test_no_view_is_mirrored_where_the_model_takes_it_for_another_class():
+    images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain = moved_and_mirrored(images, torch.Generator().manual_seed(1), mirror=False)
+    both = moved_and_mirrored(images, torch.Generator().manual_seed(1))
+    mirrored = [i for i in range(6) if not torch.equal(plain[i], both[i])]
+    assert 0 < len(mirrored) < 6
+    inner = (slice(None), slice(None), slice(4, 28))  # what a border does not touch
+    for i in mirrored:
+        assert torch.equal(both[i].flip(-1)[inner], plain[i][inner])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1])
+def test_whether_views_are_mirrored_is_what_the_model_says(monkeypatch, share):
+    monkeypatch.setattr(pool_room, "SAME_IN_A_MIRROR", share)
+    asked = []
+    view = pool_room.moved_and_mirrored
+    monkeypatch.setattr(pool_room, "moved_and_mirrored", lambda x, o, m: (asked.append(m), view(x, o, m))[1])
+    quick(config=changed(views=2))
+    assert asked
+    assert all(mirror == (share == 0.0) for mirror in asked)
+
+
+def test_the_original_output_is_kept_on_views(watched, monkeypatch):
     """A step's clean half is a view of its images, beside what the original model says of that view."""
+    monkeypatch.setattr(pool_room, "SAME_IN_A_MIRROR", 0.0)  # images of 8 pixels are mirrored or not, and never moved
     quick("skips", method="r-cnpd", config=changed(views=2, clip=1.0))
     clean, original = watched["steps"][0][0][:2]
     torch.testing.assert_close(clean, original, atol=1e-4, rtol=1e-4)  # the polarizer starts as the identity

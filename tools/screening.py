@@ -67,10 +67,10 @@ def main() -> int:
     print("| network | ACC | ASR | suspicion | class that stands out |\n|---|---|---|---|---|")
     for s in found:
         card = cards[s.name]
-        metrics, attack = card["metrics"], card["setting"].get("attack")
-        by_kind[attack is not None].append(s.suspicion.score)
+        metrics, attack = card["metrics"], card["setting"]["attack"]
+        by_kind["target" in attack["options"]].append(s.suspicion.score)
         asr = metrics.get("asr")
-        target = None if attack is None else attack["options"]["target"]
+        target = attack["options"].get("target")
         records.append({**s.to_dict(), "acc": metrics["acc"], "asr": asr, "true_target": target})
         rate = "" if asr is None else f"{asr:.3f}"
         print(f"| {s.name} | {metrics['acc']:.3f} | {rate} | {s.suspicion.score:.3f} | {s.suspicion.target} |")

@@ -36,6 +36,7 @@ _IN_ROUNDS: dict[str, Any] = {
         Family(threat="l2", radius=1.0, share="target", steps=20, step=0.2),
         Family(threat="l2", radius=2.0, share="target", steps=20, step=0.2),
         Family(threat="l2", radius=3.0, share="target", steps=20, step=0.2),
+        Family(threat="smooth", radius=2.0, grid=16, share="target", steps=20, step=0.2),
         Family(threat="flow", radius=1.5, share="target", steps=20, step=0.2, rule="sign"),
         Family(threat="patch", radius=5, share="target", steps=40, step=0.1),
         Family(threat="pixels", radius=16, share="target", steps=40, step=0.1),

@@ -18,12 +18,19 @@ from .polarizers import Polarizer
 from .progress import Progress
 from .views import moved_and_mirrored
 
+SMALL_BATCH, BATCHES = 32, 8  # batches of a small clean set are smaller, down to the first, for the second in an epoch
+SAME_IN_A_MIRROR = 0.8  # share of the images whose class must survive a mirror, or no view is mirrored: digits, signs
 VIEWED = 8000  # rows of clean images that a small clean set is brought to, where views are wanted
 
 
 def views_for(views: int, images: int) -> int:
     """How many further views of every image: more of them where there are few images."""
     return max(views, VIEWED // images - 1) if views else 0
+
+
+def batch_for(batch_size: int, images: int) -> int:
+    """How many clean images a step takes: of a few hundred a part, for the same steps at a fraction of the time."""
+    return min(batch_size, max(SMALL_BATCH, images // BATCHES))
 
 
 class Pool:
@@ -59,11 +66,11 @@ class Pool:
         self.labels, self.predictions = labels, original.argmax(1)
         self._batch, self._layout, self._views = batch_size, layout, views
         self._kept = Kept(cut, images[:1].contiguous(memory_format=layout), len(images) * (1 + views) + copies)
-        said = [original]
+        said, mirror = [original], views > 0 and self._bears_a_mirror(images)
         for number in range(1 + views):
             own = []
             for batch in images.split(batch_size):
-                logits, tensors = self._look(moved_and_mirrored(batch, order) if number else batch)
+                logits, tensors = self._look(moved_and_mirrored(batch, order, mirror) if number else batch)
                 own.append(logits)
                 self._kept.add(tensors, torch.arange(len(batch), device=images.device))
             if number:
@@ -74,6 +81,11 @@ class Pool:
 
     def _look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         return self._kept.look(images.contiguous(memory_format=self._layout))
+
+    def _bears_a_mirror(self, images: Tensor) -> bool:
+        """Whether the original model takes mirrored images for what they are: what it never saw is no view to keep."""
+        logits = torch.cat([self._look(batch.flip(-1))[0] for batch in images.split(self._batch)])
+        return float((logits.argmax(1) == self.predictions).double().mean()) >= SAME_IN_A_MIRROR
 
     def take(self, rows: Tensor, found: Tensor, targets: Tensor, family: int = 0) -> Tensor:
         """Keep those perturbed images `found` (B, C, H, W) of the clean ones `rows` (B,) that work; which (P,) of them.
@@ -126,13 +138,14 @@ class Pool:
         """
         conditional = isinstance(polarizer, ConditionalPolarizer)
         aimed = self.copies.reached if config.condition == "reached" else self.copies.targets
-        batch = -(-len(rows) // config.batch_size)
-        config = replace(config, epochs=max(config.epochs, -(-config.least_steps // batch)))
+        size = batch_for(config.batch_size, len(rows))
+        steps = -(-len(rows) // size)  # per epoch
+        config = replace(config, epochs=max(config.epochs, -(-config.least_steps // steps)))
         outer, history, count = Outer(polarizer, config), History(), len(self.labels)
         epochs = Progress(config.epochs, f"fit, round {round + 1}", enabled=progress)
         for epoch in epochs:
             outer.begin(epoch, rows.device)
-            for chosen in batches(len(rows), config.batch_size, order, rows.device):
+            for chosen in batches(len(rows), size, order, rows.device):
                 clean = rows[chosen]
                 of, copies = self.copies.draw(clean, order)
                 sent, seen = aimed[copies], clean

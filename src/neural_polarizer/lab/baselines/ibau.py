@@ -28,10 +28,13 @@ class IBAU(Baseline):
     Args:
         rounds: how often a perturbation is found and unlearned.
         lr: of Adam on the weights.
-        radius: L2 bound of the perturbation, in units of images in [0, 1].
+        radius: L2 bound of the perturbation, in units of images in [0, 1]. The published 10 is one of images that are
+            normalised, by standard deviations of about a quarter.
         inner_lr: of the perturbation's ascent; damping: weight of its squared length.
         fixed_point: iterations K; contraction: step of the map whose fixed point the perturbation is.
-        stamped: share of each batch that carries the perturbation while the weights are trained.
+        stamped: share of each batch that carries the perturbation while the weights are trained: few, since the
+            perturbation also acts through the hypergradient. 0.97 at radius 10 cost a narrow network a quarter of its
+            accuracy.
 
     Example:
         >>> IBAU(rounds=3).passes(images=100, classes=10)
@@ -41,12 +44,12 @@ class IBAU(Baseline):
     name = "ibau"
     rounds: int = 5
     lr: float = 5e-4
-    radius: float = 10.0
+    radius: float = 2.5
     inner_lr: float = 10.0
     damping: float = 1e-3
     fixed_point: int = 5
     contraction: float = 0.1
-    stamped: float = 0.97
+    stamped: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,7 +85,7 @@ class IBAU(Baseline):
                 with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
                     return surrogate(outer, inner, delta, self.contraction, self.fixed_point)
 
-            model.train()  # or most of the accuracy goes: the steps see batches that are nearly all stamped
+            model.train()  # or most of the accuracy goes: running statistics do not follow what the steps do
             self.learn(job, learner, loss, epochs=1, seed=job.seed + turn)
             model.eval()
         return Defended(model, sum(p.numel() for p in weights) or count(model), {})
