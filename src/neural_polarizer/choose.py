@@ -264,7 +264,7 @@ def choose(
 
     Args:
         model, images, labels: on one device; (N, C, H, W) in [0, 1], (N,). `labelled`: they came from the user.
-        method, layer: a name, or "auto".
+        method, layer: a name, or "auto"; a method that cannot be mergeable is not tried where the config wants that.
         config: keeps its lambdas, and only the rest is chosen; None chooses them as well.
         start: a method, a cut and a config -> a polarizer at the identity.
 
@@ -311,6 +311,6 @@ def choose(
     if leader is None:
         raise InputError(f"layer: none of {', '.join(names)} can be cut ({refused}); name another one")
     cut, pool = leader
-    if method == "auto" and cut.classes <= MOST_CLASSES:
+    if method == "auto" and cut.classes <= MOST_CLASSES and not base.mergeable:
         chooser.climb(cut, pool, "r-cnpd", strengths)
     return chooser.verdict(cut, pool, "npd" if method == "auto" else method)

@@ -169,7 +169,7 @@ class Attentive(ConditionalPolarizer):
     def attention(self, m: Tensor, condition: Tensor) -> Tensor:
         """s (B, C), positive, with mean 1 over the channels."""
         rows = m.movedim(self.channel_dim, -1)
-        pooled = rows.reshape(len(m), -1, self.channels).mean(1)  # (B, C)
+        pooled = rows.reshape(m.shape[0], -1, self.channels).mean(1)  # (B, C)
         query = self.embedding.index_select(0, condition) @ self.query.T / math.sqrt(self.dim)  # (B, d)
         score = pooled * (query @ self.key_scale.T) + query @ self.key_shift.T
         return self.channels * score.softmax(1)
