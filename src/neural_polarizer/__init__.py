@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from .config import FitConfig
     from .cut import list_layers
     from .errors import InputError
+    from .export import to_exported, write_exported
     from .fit import FitDiverged, purify
+    from .merging import merge
     from .models.normalization import with_normalization
     from .polarized import PolarizedModel
 
@@ -20,8 +22,11 @@ _ROOMS = {
     "InputError": "errors",
     "PolarizedModel": "polarized",
     "list_layers": "cut",
+    "merge": "merging",
     "purify": "fit",
+    "to_exported": "export",
     "with_normalization": "models.normalization",
+    "write_exported": "export",
 }
 
 __all__ = [
@@ -30,8 +35,11 @@ __all__ = [
     "InputError",
     "PolarizedModel",
     "list_layers",
+    "merge",
     "purify",
+    "to_exported",
     "with_normalization",
+    "write_exported",
 ]
 
 

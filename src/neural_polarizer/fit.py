@@ -90,7 +90,9 @@ def purify(
     if config is not None and config.target == "none" and method not in (AUTO, "npd"):
         raise InputError(f"target: found 'none' for {method}, wanted targets, since they are the conditions")
     if config is not None and config.mergeable and method not in (AUTO, "npd"):
-        raise InputError(f"mergeable: found True for {method}, wanted 'npd': what depends on the class cannot be merged")
+        raise InputError(
+            f"mergeable: found True for {method}, wanted 'npd': what depends on the class cannot be merged"
+        )
     images, labels = load_clean(clean)
     home = device_of(model)
     where = home if device is None else usable_device("device", device)
