@@ -168,8 +168,8 @@ def _merged_file(purified: PolarizedModel) -> bytes:
     added = sorted(set(state) - set(purified.base.state_dict()))
     if added:
         raise InputError(
-            f"purified: merged, its layer {purified.layer!r} needs a bias ({added[0]}), which the original has not: the "
-            "file would not fit the architecture; call merge(), or purify with FitConfig(mergeable=True)"
+            f"purified: merged, its layer {purified.layer!r} needs a bias ({added[0]}), which the original has not: "
+            "the file would not fit the architecture; call merge(), or purify with FitConfig(mergeable=True)"
         )
     return safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in state.items()})
 

@@ -107,7 +107,7 @@ def purify(
         def finished(c: Chosen) -> PolarizedModel:
             return PolarizedModel(
                 model, c.polarizer.to(home), c.layer, image_shape=shape, method=c.method, config=c.config,
-                history=c.history, capture=capture, cut=c.cut if working is model else None,
+                history=c.history, clean_images=len(images), capture=capture, cut=c.cut if working is model else None,
             )  # fmt: skip
 
         purified = finished(taken)
@@ -127,7 +127,7 @@ def purify(
     )  # fmt: skip
     return PolarizedModel(
         model, polarizer.to(home), layer, image_shape=shape, method=method, config=config, history=history,
-        capture=capture, cut=cut if working is model else None,
+        clean_images=len(images), capture=capture, cut=cut if working is model else None,
     )  # fmt: skip
 
 

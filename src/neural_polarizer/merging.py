@@ -56,8 +56,8 @@ def merge(purified: PolarizedModel) -> nn.Module:
     difference, bound = _difference(purified, merged)
     if not difference <= bound:
         raise InputError(
-            f"purified: cannot be merged into {purified.layer!r}: the logits would change by {difference:.2g}, as where "
-            "something beside this layer reads its weights"
+            f"purified: cannot be merged into {purified.layer!r}: the logits would change by {difference:.2g}, as "
+            "where something beside this layer reads its weights"
         )
     return merged
 
