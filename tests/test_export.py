@@ -13,7 +13,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from neural_polarizer import FitConfig, InputError, PolarizedModel, merge, purify, to_exported, write_exported
+from neural_polarizer import (
+    FitConfig,
+    InputError,
+    PolarizedModel,
+    merge,
+    purify,
+    to_exported,
+    with_normalization,
+    write_exported,
+)
 from neural_polarizer.build import build_polarizer
 from neural_polarizer.methods import METHODS
 from neural_polarizer.models.zoo import build_model
@@ -363,6 +372,17 @@ class TestFiles:
         net.load_state_dict(safetensors.torch.load_file(tmp_path / "x.safetensors"))
         agree(net(images(7)), purified(images(7)))
 
+    def test_safetensors_of_the_network_inside_a_wrapper(self, tmp_path):
+        base = with_normalization(make("plain"), mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
+        purified = shaken(base, "model.fc")
+        write_exported(purified, tmp_path / "x", "safetensors", network="model")
+        net = make("plain", seed=9)
+        net.load_state_dict(safetensors.torch.load_file(tmp_path / "x"))
+        agree(with_normalization(net, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))(images(7)), purified(images(7)))
+        for network, format in (("nowhere", "safetensors"), ("model", "onnx")):
+            with pytest.raises(InputError, match=f"network: found '{network}' for {format}"):
+                write_exported(purified, tmp_path / "y", format, network=network)
+
     def test_refusals_leave_nothing(self, tmp_path):
         for purified, format, why in (
             (shaken(make("plain"), "conv2", "embedded"), "safetensors", "is not one affine map"),
@@ -382,9 +402,7 @@ class TestFiles:
     def test_a_file_with_other_logits_is_not_written(self, tmp_path, monkeypatch):
         from neural_polarizer import export
 
-        monkeypatch.setitem(
-            export.FORMATS, "torch", (lambda _: b"", lambda data, purified: lambda x: x.flatten(1)[:, :5])
-        )
+        monkeypatch.setitem(export.FORMATS, "torch", (lambda *_: b"", lambda *_: lambda x: x.flatten(1)[:, :5]))
         with pytest.raises(InputError, match="the logits of torch differ by"):
             write_exported(shaken(make("plain"), "fc"), tmp_path / "x")
         assert list(tmp_path.iterdir()) == []

@@ -79,7 +79,9 @@ def to_exported(purified: PolarizedModel) -> ExportedProgram:
     raise InputError(f"purified: its network cannot be exported as one graph for any number of images ({reason})")
 
 
-def write_exported(purified: PolarizedModel, path: str | os.PathLike[str], format: str = "torch") -> float:
+def write_exported(
+    purified: PolarizedModel, path: str | os.PathLike[str], format: str = "torch", *, network: str = ""
+) -> float:
     """Write a purified model to a file, once what is to be written gives the model's logits.
 
     Args:
@@ -87,6 +89,8 @@ def write_exported(purified: PolarizedModel, path: str | os.PathLike[str], forma
         format: "torch", a program for `torch.export.load`; "onnx", one file below 2 GB, with input `images` and output
             `logits` (extra `export`); "safetensors", the state dict of the merged model under the base's own names and
             shapes, see `merge`.
+        network: with "safetensors": the submodule whose state dict is wanted, where the base is a wrapper; "model"
+            behind `with_normalization`.
 
     Returns:
         The largest difference of the logits of 1 and 7 random images from the model's, divided by the largest logit
@@ -104,9 +108,11 @@ def write_exported(purified: PolarizedModel, path: str | os.PathLike[str], forma
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"path: found {str(path)!r}, wanted a file in a folder that exists")
+    if network and (format != "safetensors" or network not in dict(purified.base.named_modules())):
+        raise InputError(f"network: found {network!r} for {format}, wanted a submodule of the base, for safetensors")
     make, load = FORMATS[format]
-    data = make(purified)
-    found = _difference(purified, load(data, purified))
+    data = make(purified, network)
+    found = _difference(purified, load(data, purified, network))
     bound = AGREEMENT if dtype_of(purified.base) in (torch.float32, torch.float64) else 2e-2
     if not found <= bound:
         raise InputError(f"format: the logits of {format} differ by {found:.2g} from the model's, wanted {bound:g}")
@@ -125,18 +131,18 @@ def _difference(purified: PolarizedModel, forward: Callable[[Tensor], Tensor]) -
     return worst.item()
 
 
-def _torch_file(purified: PolarizedModel) -> bytes:
+def _torch_file(purified: PolarizedModel, _: str) -> bytes:
     file = io.BytesIO()
     torch.export.save(to_exported(purified), file)
     return file.getvalue()
 
 
-def _from_torch(data: bytes, purified: PolarizedModel) -> Callable[[Tensor], Tensor]:
+def _from_torch(data: bytes, purified: PolarizedModel, _: str) -> Callable[[Tensor], Tensor]:
     run: Callable[[Tensor], Tensor] = torch.export.load(io.BytesIO(data)).module()
     return lambda images: run(images.to(device_of(purified.base)))
 
 
-def _onnx_file(purified: PolarizedModel) -> bytes:
+def _onnx_file(purified: PolarizedModel, _: str) -> bytes:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         optional_library("format", name, "export")
     if dtype_of(purified.base) == torch.bfloat16:
@@ -154,7 +160,7 @@ def _onnx_file(purified: PolarizedModel) -> bytes:
     return data
 
 
-def _from_onnx(data: bytes, purified: PolarizedModel) -> Callable[[Tensor], Tensor]:
+def _from_onnx(data: bytes, purified: PolarizedModel, _: str) -> Callable[[Tensor], Tensor]:
     runtime = optional_library("format", "onnxruntime", "export")
     try:
         session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -163,9 +169,9 @@ def _from_onnx(data: bytes, purified: PolarizedModel) -> Callable[[Tensor], Tens
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
-def _merged_file(purified: PolarizedModel) -> bytes:
-    state = merge(purified).state_dict()
-    added = sorted(set(state) - set(purified.base.state_dict()))
+def _merged_file(purified: PolarizedModel, network: str) -> bytes:
+    state = merge(purified).get_submodule(network).state_dict()
+    added = sorted(set(state) - set(purified.base.get_submodule(network).state_dict()))
     if added:
         raise InputError(
             f"purified: merged, its layer {purified.layer!r} needs a bias ({added[0]}), which the original has not: "
@@ -174,16 +180,16 @@ def _merged_file(purified: PolarizedModel) -> bytes:
     return safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in state.items()})
 
 
-def _from_merged(data: bytes, purified: PolarizedModel) -> Callable[[Tensor], Tensor]:
-    network = copy.deepcopy(frozen_view(purified.base))
-    network.load_state_dict(safetensors.torch.load(data))
-    return lambda images: logits_of(network(images.to(device_of(purified.base))))
+def _from_merged(data: bytes, purified: PolarizedModel, network: str) -> Callable[[Tensor], Tensor]:
+    whole = copy.deepcopy(frozen_view(purified.base))
+    whole.get_submodule(network).load_state_dict(safetensors.torch.load(data))
+    return lambda images: logits_of(whole(images.to(device_of(purified.base))))
 
 
-# How a file is made, and how what is in it runs.
-FORMATS: dict[
-    str, tuple[Callable[[PolarizedModel], bytes], Callable[[bytes, PolarizedModel], Callable[[Tensor], Tensor]]]
-] = {
+# How a file is made, and how what is in it runs; the text is `network` of `write_exported`.
+Make = Callable[[PolarizedModel, str], bytes]
+Load = Callable[[bytes, PolarizedModel, str], Callable[[Tensor], Tensor]]
+FORMATS: dict[str, tuple[Make, Load]] = {
     "torch": (_torch_file, _from_torch),
     "onnx": (_onnx_file, _from_onnx),
     "safetensors": (_merged_file, _from_merged),
