@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,7 @@ def _onnx_file(purified: PolarizedModel, _: str) -> bytes:
     if dtype_of(purified.base) == torch.bfloat16:
         raise InputError("format: found a network in bfloat16, which onnxruntime does not run; wanted model.float()")
     program = to_exported(purified)
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # the exporter talks to itself
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             made: Any = torch.onnx.export(
                 program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
@@ -158,6 +158,20 @@ def _onnx_file(purified: PolarizedModel, _: str) -> bytes:
         except Exception as error:  # an operation without a counterpart, or more than 2 GB
             raise InputError(f"format: the network cannot be written as ONNX ({in_short(error)})") from None
     return data
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter tells of operations that it could have handled, too, and of its own deprecated calls."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _from_onnx(data: bytes, purified: PolarizedModel, _: str) -> Callable[[Tensor], Tensor]:
