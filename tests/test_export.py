@@ -273,10 +273,13 @@ class TestMergeable:
         with pytest.raises(InputError, match=f"mergeable: found True for {method}, wanted 'npd'"):
             purify(make("plain"), (images(), labels()), method=method, layer="conv2", config=config, progress=False)
 
-    def test_auto_then_tries_npd_alone(self):
+    def test_auto_then_tries_only_what_can_be_merged(self):
         config = FitConfig.in_rounds(mergeable=True, epochs=1, least_steps=0, views=0, mixture=())
-        chosen = purify(make("plain"), (images(20), labels(20)), layer="conv2", config=config, progress=False).choice
-        assert {t.method for t in chosen.trials} == {"npd"}
+        net = build_model("small_resnet", classes=5, width=4)
+        purified = purify(net, (images(20), labels(20)), config=config, progress=False)
+        assert {t.method for t in purified.choice.trials} == {"npd"}
+        assert {t.layer for t in purified.choice.trials} == {"fc", "layer3.conv1"}  # layer3 is a block
+        agree(merge(purified)(images()), purified(images()))
 
 
 def deployed(name: str) -> tuple[nn.Module, str, tuple[int, int, int]]:
