@@ -46,7 +46,7 @@ def test_what_it_says(tmp_path):
     }
     for said in (
         "- Method: `npd`", "- Before the layer: `conv2`", "- Structure: `full`, 6 channels, 48 parameters",
-        "- Images: 3 x 8 x 8, in [0, 1]; 5 classes", "- Clean images: 12", "None: layer, method and settings were given",
+        "- Images: 3 x 8 x 8, in [0, 1]; 5 classes", "- Clean images: 12", "None are recorded: where layer, method and settings",
         f"neural-polarizer {__version__} and torch {torch.__version__}", "No proof that the classifier had a backdoor",
     ):  # fmt: skip
         assert said in body

@@ -126,7 +126,7 @@ def as_code(text: str) -> str:
 
 def _figures(judged: Mapping[str, float] | None) -> str:
     if judged is None:
-        return "None: layer, method and settings were given, and no images were held back to judge with."
+        return "None are recorded: where layer, method and settings are all given, nothing is held back to judge with."
     j = judged
     what = "accuracy" if j["labelled"] else "agreement with the original classifier (there were no labels)"
     out = [

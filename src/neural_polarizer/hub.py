@@ -64,11 +64,11 @@ def download(
                 filename=name, revision=revision, token=token, library_name="neural-polarizer", **where
             )
             folders.add(Path(path).parent)
+        (folder,) = folders
     except InputError:
         raise
     except Exception as error:  # of the library, of what it fetches with, of the machine
         raise InputError(
             f"directory: {repo_id!r} is no folder here, and cannot be fetched from the hub ({in_short(error)})"
         ) from None
-    (folder,) = folders
     return folder
