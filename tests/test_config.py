@@ -52,3 +52,13 @@ def test_there_and_back():
 def test_bad_values_are_named(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         FitConfig(**bad)
+
+
+def test_mergeable_goes_there_and_back_and_is_refused_where_nothing_can_be_folded():
+    assert FitConfig.from_dict(FitConfig(mergeable=True).to_dict()).mergeable
+    assert not FitConfig.from_dict({k: v for k, v in FitConfig().to_dict().items() if k != "mergeable"}).mergeable
+    for structure in ("relu", "position"):
+        with pytest.raises(InputError, match=f"mergeable: found True for structure '{structure}'"):
+            FitConfig(mergeable=True, structure=structure)
+    with pytest.raises(InputError, match="mergeable: found 1,"):
+        FitConfig(mergeable=1)

@@ -38,7 +38,7 @@ def bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 def test_save_and_load_is_bit_identical(structure, tmp_path):
     purified = fitted(structure=structure)
     purified.save_pretrained(tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [WEIGHTS_FILE, CONFIG_FILE]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["README.md", WEIGHTS_FILE, CONFIG_FILE]
     loaded = PolarizedModel.from_pretrained(make("plain"), tmp_path / "out")
     assert bits(loaded(images()), purified(images()))
     assert (loaded.method, loaded.layer, loaded.config) == ("npd", "conv2", purified.config)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .config import FitConfig
     from .cut import list_layers
     from .errors import InputError
+    from .export import to_exported, write_exported
     from .fit import FitDiverged, purify
+    from .merging import merge
     from .models.normalization import with_normalization
     from .polarized import PolarizedModel
 
@@ -20,8 +22,11 @@ _ROOMS = {
     "InputError": "errors",
     "PolarizedModel": "polarized",
     "list_layers": "cut",
+    "merge": "merging",
     "purify": "fit",
+    "to_exported": "export",
     "with_normalization": "models.normalization",
+    "write_exported": "export",
 }
 
 __all__ = [
@@ -30,8 +35,11 @@ __all__ = [
     "InputError",
     "PolarizedModel",
     "list_layers",
+    "merge",
     "purify",
+    "to_exported",
     "with_normalization",
+    "write_exported",
 ]
 
 

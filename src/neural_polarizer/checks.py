@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,14 @@ def near(name: str, known: Iterable[str], count: int = 5) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=count, cutoff=0.3) or known[:count]
     return "; near names: " + ", ".join(repr(k) for k in close) if close else ""
+
+
+def optional_library(argument: str, name: str, extra: str) -> Any:
+    """The module `name`, which comes with an extra of this package."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f'{argument}: needs {name} ({error}); pip install "neural-polarizer[{extra}]"') from None
 
 
 def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:

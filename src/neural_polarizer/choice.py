@@ -7,6 +7,11 @@ from typing import Any
 
 from .suspicion import Suspicion
 
+JUDGED = (
+    "held_back", "labelled", "accuracy_before", "accuracy_after", "accuracy_drop", "drop_low", "drop_high", "perturbed",
+    "repaired", "within_budget", "max_accuracy_drop",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -70,6 +75,14 @@ class Choice:
     def within_budget(self) -> bool:
         """Whether anything was found that keeps the budget; if not, the polarizer is the identity."""
         return self.chosen is not None
+
+    def judged(self) -> dict[str, float]:
+        """The figures that go with the polarizer: on its card, and in its file."""
+        drop = (self.accuracy_drop, *self.drop_interval)
+        return dict(zip(JUDGED, (
+            self.held_back, self.labelled, self.accuracy_before, self.accuracy_after, *drop, self.perturbed,
+            self.repaired, self.within_budget, self.max_accuracy_drop,
+        ), strict=True))  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -95,6 +95,11 @@ def _has_weights(model: nn.Module, name: str) -> bool:
     return any(p.ndim > 1 for p in model.get_submodule(name).parameters())
 
 
+def _folds(layer: nn.Module) -> bool:
+    """Whether `merge` takes layers of this kind."""
+    return type(layer) in (nn.Linear, nn.Conv2d) and getattr(layer, "groups", 1) == 1
+
+
 class Chooser:
     """Everything that is shared by the trials: the split, the perturbed images, the original model's word.
 
@@ -268,7 +273,7 @@ def choose(
 
     Args:
         model, images, labels: on one device; (N, C, H, W) in [0, 1], (N,). `labelled`: they came from the user.
-        method, layer: a name, or "auto".
+        method, layer: a name, or "auto"; what cannot be merged is not tried where the config wants mergeable.
         config: keeps its lambdas, and only the rest is chosen; None chooses them as well.
         start: a method, a cut and a config -> a polarizer at the identity.
 
@@ -289,6 +294,10 @@ def choose(
         )
     strengths = None if config is None else (config.lambda_asr,)
     names = candidate_layers(model, images[:2]) if layer == "auto" else [layer]
+    if base.mergeable and layer == "auto":
+        names = [name for name in names if _folds(model.get_submodule(name))]
+        if not names:
+            raise InputError("layer: found no candidate that `merge` can fold into (mergeable=True); name a layer")
     view = frozen_view(model)
     attempts = attempt(lambda x: logits_of(view(x)), images, labels, base, seed=seed + 1, progress=progress)
     chooser = Chooser(
@@ -315,6 +324,6 @@ def choose(
     if leader is None:
         raise InputError(f"layer: none of {', '.join(names)} can be cut ({refused}); name another one")
     cut, pool = leader
-    if method == "auto" and cut.classes <= MOST_CLASSES:
+    if method == "auto" and cut.classes <= MOST_CLASSES and not base.mergeable:
         chooser.climb(cut, pool, "r-cnpd", strengths)
     return chooser.verdict(cut, pool, "npd" if method == "auto" else method)

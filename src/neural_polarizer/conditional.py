@@ -45,7 +45,8 @@ class Replicated(ConditionalPolarizer):
     """r-CNPD: one `W_c` and one affine part per class. K(C² + 2C) parameters.
 
     The batch is sorted by class and multiplied group by group, or, where the classes are many, in chunks of gathered
-    matrices; never a B x C x C tensor. In training, `rows` hands out the copies that a step touches.
+    matrices; never a B x C x C tensor, save in an exported graph. In training, `rows` hands out the copies that a step
+    touches.
     """
 
     structure = "replicated"
@@ -64,6 +65,8 @@ class Replicated(ConditionalPolarizer):
     def given(self, m: Tensor, condition: Tensor) -> Tensor:
         if self.norm.statistics == "running":
             scale, shift = self.norm.affine()  # (K, C)
+            if torch.compiler.is_compiling():  # one graph for any condition, at the price of B x C x C numbers
+                return mix_gathered(m, self.weight, scale, shift, condition, self.channel_dim)
             return mix_by_class(m, self.weight, scale, shift, condition, self.channel_dim)
         z = mix_by_class(m, self.weight, None, None, condition, self.channel_dim)
         scale, shift = self.norm.batch_affine(z, self.channel_dim)
@@ -97,14 +100,20 @@ def mix_by_class(
     else:
         chunk = max(1, CHUNK_BYTES // (channels * channels * weight.element_size()))
         for group, classes in zip(ordered.split(chunk), condition[order].split(chunk), strict=True):
-            # (b, positions, C) whatever the layout, one matrix product per image
-            flat = group.movedim(channel_dim, -1).reshape(len(group), -1, channels)
-            product = flat @ weight.index_select(0, classes).mT
-            if scale is not None and shift is not None:
-                product = product * scale.index_select(0, classes)[:, None] + shift.index_select(0, classes)[:, None]
-            shape = group.movedim(channel_dim, -1).shape
-            out.append(product.reshape(shape).movedim(-1, channel_dim))
+            out.append(mix_gathered(group, weight, scale, shift, classes, channel_dim))
     return torch.cat(out).index_select(0, order.argsort())
+
+
+def mix_gathered(
+    m: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | None, condition: Tensor, channel_dim: int
+) -> Tensor:
+    """The same as `mix_by_class` with a matrix (C, C) gathered for every image: nothing in it hangs on the values."""
+    rows = m.movedim(channel_dim, -1)
+    # (B, positions, C) whatever the layout, one matrix product per image
+    product = rows.reshape(m.shape[0], -1, weight.shape[-1]) @ weight.index_select(0, condition).mT
+    if scale is not None and shift is not None:
+        product = product * scale.index_select(0, condition)[:, None] + shift.index_select(0, condition)[:, None]
+    return product.reshape(rows.shape).movedim(-1, channel_dim)
 
 
 class Embedded(ConditionalPolarizer):
@@ -169,7 +178,7 @@ class Attentive(ConditionalPolarizer):
     def attention(self, m: Tensor, condition: Tensor) -> Tensor:
         """s (B, C), positive, with mean 1 over the channels."""
         rows = m.movedim(self.channel_dim, -1)
-        pooled = rows.reshape(len(m), -1, self.channels).mean(1)  # (B, C)
+        pooled = rows.reshape(m.shape[0], -1, self.channels).mean(1)  # (B, C)
         query = self.embedding.index_select(0, condition) @ self.query.T / math.sqrt(self.dim)  # (B, d)
         score = pooled * (query @ self.key_scale.T) + query @ self.key_shift.T
         return self.channels * score.softmax(1)

@@ -77,6 +77,8 @@ class FitConfig:
         benign: L_bn is the cross-entropy with the "label", or the KL divergence from the "original" model's output.
         aim: L_ce aims at the polarized model's own "prediction" on the clean image, or at the "label".
         structure, rank, hidden: the polarizer (`polarizers.STRUCTURES`); rank for "low-rank", hidden for "relu".
+        mergeable: NPD: train it without a constant part, g(m) = A m, so that `merge` can fold it into a convolution
+            with zero padding as well; what the means and biases of its BatchNorm could do is given up.
         warmup_epochs, warmup_lr: first on clean images alone, with batch statistics.
         statistics: BatchNorm of the polarizer in the main loop: "running", or "batch" on the clean images and
             frozen on the perturbed ones.
@@ -119,6 +121,7 @@ class FitConfig:
     structure: str = "full"
     rank: int = 8
     hidden: int | None = None
+    mergeable: bool = False
     warmup_epochs: int = 5
     warmup_lr: float = 1e-4
     statistics: Literal["running", "batch"] = "running"
@@ -164,6 +167,10 @@ class FitConfig:
             self.target in (None, "runner-up", "random", "none") or (isinstance(self.target, int) and self.target >= 0)
         ):
             raise InputError(f"target: found {self.target!r}, wanted 'runner-up', 'random', 'none' or a class index")
+        if not isinstance(self.mergeable, bool):
+            raise InputError(f"mergeable: found {self.mergeable!r}, wanted True or False")
+        if self.mergeable and not STRUCTURES[self.structure].affine:
+            raise InputError(f"mergeable: found True for structure {self.structure!r}, which no layer can take up")
         object.__setattr__(self, "mixture", read_mixture(self.mixture))
         self._fits_its_loop()
 

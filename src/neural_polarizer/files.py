@@ -11,6 +11,8 @@ from typing import Any
 
 from .errors import InputError, in_short
 
+MAX_JSON = 1 << 20  # bytes
+
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Write to a temporary name beside `path`, then rename: whoever reads sees the old file or the new one."""
@@ -50,7 +52,7 @@ def regular_file(path: str | os.PathLike[str], *, limit: int) -> None:
         raise InputError(f"{path}: found {found.st_size} bytes, wanted at most {limit}")
 
 
-def read_json_object(path: Path, *, limit: int = 1 << 20) -> dict[str, Any]:
+def read_json_object(path: Path, *, limit: int = MAX_JSON) -> dict[str, Any]:
     """The JSON object in a file of at most `limit` bytes."""
     regular_file(path, limit=limit)
     try:

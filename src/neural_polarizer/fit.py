@@ -89,6 +89,10 @@ def purify(
     check_number("max_accuracy_drop", max_accuracy_drop, least=0, most=1)
     if config is not None and config.target == "none" and method not in (AUTO, "npd"):
         raise InputError(f"target: found 'none' for {method}, wanted targets, since they are the conditions")
+    if config is not None and config.mergeable and method not in (AUTO, "npd"):
+        raise InputError(
+            f"mergeable: found True for {method}, wanted 'npd': what depends on the class cannot be merged"
+        )
     images, labels = load_clean(clean)
     home = device_of(model)
     where = home if device is None else usable_device("device", device)
@@ -103,7 +107,7 @@ def purify(
         def finished(c: Chosen) -> PolarizedModel:
             return PolarizedModel(
                 model, c.polarizer.to(home), c.layer, image_shape=shape, method=c.method, config=c.config,
-                history=c.history, capture=capture, cut=c.cut if working is model else None,
+                history=c.history, clean_images=len(images), capture=capture, cut=c.cut if working is model else None,
             )  # fmt: skip
 
         purified = finished(taken)
@@ -115,9 +119,7 @@ def purify(
     _check_target(config, cut.classes)
 
     mean, var, original = measure(cut, images, config.batch_size)
-    structure, options = _structure(method, config, cut, seed)
-    polarizer = build_polarizer(structure, channels=cut.channels, channel_dim=cut.channel_dim, **options).to(where)
-    polarizer.start(mean, var)
+    polarizer = _started(method, config, cut, seed, mean, var)
     fit = fit_in_rounds if config.loop == "rounds" else fit_per_batch
     history = fit(
         cut, polarizer, images, original.argmax(1) if labels is None else labels, original, config,
@@ -125,7 +127,7 @@ def purify(
     )  # fmt: skip
     return PolarizedModel(
         model, polarizer.to(home), layer, image_shape=shape, method=method, config=config, history=history,
-        capture=capture, cut=cut if working is model else None,
+        clean_images=len(images), capture=capture, cut=cut if working is model else None,
     )  # fmt: skip
 
 
@@ -155,11 +157,7 @@ def _chosen(
     def start(name: str, cut: Cut, config: FitConfig) -> Polarizer:
         if cut.layer not in measured:
             measured[cut.layer] = measure(cut, images, config.batch_size)[:2]
-        structure, options = _structure(name, config, cut, seed)
-        polarizer = build_polarizer(structure, channels=cut.channels, channel_dim=cut.channel_dim, **options)
-        polarizer = polarizer.to(images.device)
-        polarizer.start(*measured[cut.layer])
-        return polarizer
+        return _started(name, config, cut, seed, *measured[cut.layer])
 
     return choose(
         model, images, original.argmax(1) if labels is None else labels, labelled=labels is not None, method=method,
@@ -171,6 +169,17 @@ def _chosen(
 def _check_target(config: FitConfig, classes: int) -> None:
     if isinstance(config.target, int) and config.target >= classes:
         raise InputError(f"target: found {config.target}, wanted 0 to {classes - 1}")
+
+
+def _started(method: str, config: FitConfig, cut: Cut, seed: int, mean: Tensor, var: Tensor) -> Polarizer:
+    """A polarizer for the cut at the identity, on the device of the statistics (C,) of the clean images there."""
+    structure, options = _structure(method, config, cut, seed)
+    polarizer = build_polarizer(structure, channels=cut.channels, channel_dim=cut.channel_dim, **options)
+    polarizer = polarizer.to(mean.device)
+    if config.mergeable:
+        polarizer.hold_linear()
+    polarizer.start(mean, var)
+    return polarizer
 
 
 def _structure(method: str, config: FitConfig, cut: Cut, seed: int) -> tuple[str, dict[str, Any]]:

@@ -77,6 +77,11 @@ class GraphCut(Cut):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CaptureError(f"{type(error).__name__}: {reason}") from error
 
+    @property
+    def programs(self) -> tuple[fx.GraphModule, fx.GraphModule]:
+        """Prefix, images -> (m, *alive), and tail, (m, *alive) -> logits."""
+        return self._prefix, self._tail
+
     def edited(self, images: Tensor, edit: Edit) -> Tensor:
         m, *alive = self._prefix(images)
         logits: Tensor = self._tail(edit(m), *alive)

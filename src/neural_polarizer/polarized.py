@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,16 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from .capture import make_cut
+from .card import write_card
 from .checks import check_images, device_of, dtype_of
 from .choice import Choice
 from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
 from .errors import InputError
-from .files import make_directory, write_atomically
+from .files import MAX_JSON, make_directory, write_atomically
 from .history import History
+from .hub import download, is_repository, upload
 from .polarizers import Polarizer
 from .saved import CONFIG_FILE, FORMAT, WEIGHTS_FILE, read_saved
+from .tensorfile import MAX_FILE
 
 _disabled: ContextVar[frozenset[int]] = ContextVar("disabled", default=frozenset())
 
@@ -69,6 +73,7 @@ class PolarizedModel(nn.Module):
         method: the name under which it was trained.
         config: how it was trained, if it was.
         history: per epoch, what happened.
+        clean_images, judged: for its card: how many it was made with, and `Choice.judged` where there was a choice.
         capture: how to cut: "auto", "graph" or "hooks"; see `make_cut`.
         cut: a cut of `base` at `layer`, where there is one already.
 
@@ -91,6 +96,8 @@ class PolarizedModel(nn.Module):
         method: str = "npd",
         config: FitConfig | None = None,
         history: History | None = None,
+        clean_images: int | None = None,
+        judged: dict[str, float] | None = None,
         capture: str = "auto",
         cut: Cut | None = None,
     ) -> None:
@@ -98,6 +105,7 @@ class PolarizedModel(nn.Module):
         self.base, self.polarizer, self.layer = base, polarizer, layer
         self.image_shape, self.method, self.config = tuple(image_shape), method, config
         self.history = History() if history is None else history
+        self.clean_images, self._judged = clean_images, judged
         self.capture = capture
         self.choice: Choice | None = None
         self.outside_budget: PolarizedModel | None = None
@@ -223,10 +231,16 @@ class PolarizedModel(nn.Module):
     # ---- on disk ----
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write `polarizer.safetensors` and `polarizer_config.json`; the base is not written."""
-        folder = make_directory("directory", directory)
+        """Write `polarizer.safetensors`, `polarizer_config.json` and a card, `README.md`; the base is not written.
+
+        A README.md that is somebody's own is left as it is.
+        """
+        self._save(make_directory("directory", directory), "path/to/this/folder")
+
+    def _save(self, folder: Path, source: str) -> None:
         state = {k: v.detach().contiguous().cpu() for k, v in self.polarizer.state_dict().items()}
         weights = safetensors.torch.save(state)
+        classes, judged = self.cut.classes, self._judged if self.choice is None else self.choice.judged()
         config = {
             "format": FORMAT,
             "method": self.method,
@@ -235,30 +249,77 @@ class PolarizedModel(nn.Module):
             "channels": self.polarizer.channels,
             "channel_dim": self.polarizer.channel_dim,
             "options": self.polarizer.options(),
-            "classes": self.cut.classes,
+            "classes": classes,
             "image_shape": list(self.image_shape),
             "fit": self.config.to_dict() if self.config else None,
             "history": list(self.history),
+            "clean_images": self.clean_images,
+            "judged": judged,
             "sha256": hashlib.sha256(weights).hexdigest(),  # the two files belong together
         }
         write_atomically(folder / WEIGHTS_FILE, weights)
         write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2, allow_nan=False) + "\n")
+        write_card(
+            folder, method=self.method, layer=self.layer, structure=self.polarizer.structure,
+            channels=self.polarizer.channels, parameters=self.get_nb_trainable_parameters()[0],
+            shape=self.image_shape, classes=classes, clean_images=self.clean_images, judged=judged,
+            source=source,
+        )  # fmt: skip
+
+    def push_to_hub(
+        self, repo_id: str, *, token: str | None = None, private: bool | None = None, endpoint: str | None = None
+    ) -> str:
+        """Put what `save_pretrained` writes on the Hugging Face Hub (extra `hub`), in one commit.
+
+        Args:
+            repo_id: ``user/repo``, made where it is missing; a card that is there is replaced.
+            token: the user's; None: the one that `hf auth login` left.
+            private: whether a repository that is made is; None: as the user has it set there.
+            endpoint: address of another hub.
+
+        Returns:
+            The address of the repository.
+
+        Example:
+            >>> purified.push_to_hub("me/resnet18-polarizer")                     # doctest: +SKIP
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self._save(Path(folder), repo_id)
+            message = f"Add a neural polarizer ({self.method})"
+            return upload(Path(folder), repo_id, private=private, token=token, endpoint=endpoint, message=message)
 
     @classmethod
     def from_pretrained(
-        cls, model: nn.Module, directory: str | os.PathLike[str], *, capture: str = "auto"
+        cls,
+        model: nn.Module,
+        directory: str | os.PathLike[str],
+        *,
+        capture: str = "auto",
+        revision: str | None = None,
+        token: str | None = None,
+        endpoint: str | None = None,
     ) -> PolarizedModel:
-        """Bring back what `save_pretrained` wrote, on the same base: bit-identical logits.
+        """Bring back what `save_pretrained` or `push_to_hub` wrote, on the same base: bit-identical logits.
+
+        Args:
+            directory: a folder, or, where there is none of that name, ``user/repo`` on the Hugging Face Hub (extra
+                `hub`), of which the two files of the polarizer are fetched and read as all input from strangers.
+            revision, token, endpoint: of the hub: branch, tag or commit; the user's token; address of another hub.
 
         Raises:
             InputError: no polarizer there, files that do not belong together, a polarizer for another layer or shape.
         """
-        folder, saved = Path(directory), read_saved(directory)
+        folder = Path(directory)
+        if not folder.exists() and is_repository(directory):
+            limits = {CONFIG_FILE: MAX_JSON, WEIGHTS_FILE: MAX_FILE}
+            folder = download(str(directory), limits, revision=revision, token=token, endpoint=endpoint)
+        saved = read_saved(folder)
         polarizer = saved.load(folder / WEIGHTS_FILE)
         try:
             purified = cls(
                 model, polarizer.to(device_of(model)), saved.layer, image_shape=saved.image_shape,
-                method=saved.method, config=saved.fit, history=saved.history, capture=capture,
+                method=saved.method, config=saved.fit, history=saved.history, clean_images=saved.clean_images,
+                judged=saved.judged, capture=capture,
             )  # fmt: skip
         except InputError as error:
             raise InputError(f"directory: the polarizer in {str(folder)!r} does not fit this model: {error}") from None

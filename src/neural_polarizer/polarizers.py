@@ -60,6 +60,10 @@ class ChannelNorm(nn.Module):
 
     `statistics` is ``"running"`` (the map is affine, and `.train()` does not change that) or ``"batch"``, which
     also moves the running statistics; only `fit` switches it. γ and β are `weight` and `bias`.
+
+    Attributes:
+        shifts: whether there is a constant part. Without it μ and β are 0 and stay it, so that BN(0) is exactly 0,
+            and the variance alone normalises; see `Polarizer.hold_linear`.
     """
 
     running_mean: Tensor
@@ -68,7 +72,7 @@ class ChannelNorm(nn.Module):
     def __init__(self, channels: int, *, copies: int | None = None, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
-        self.statistics = "running"
+        self.statistics, self.shifts = "running", True
         shape = (channels,) if copies is None else (copies, channels)  # copies of the affine part, not of statistics
         self.weight = nn.Parameter((torch.ones(shape) + eps).sqrt())
         self.bias = nn.Parameter(torch.zeros(shape))
@@ -78,7 +82,7 @@ class ChannelNorm(nn.Module):
     @torch.no_grad()
     def start_at(self, mean: Tensor, var: Tensor) -> None:
         """Take statistics (C,) and become exactly the identity: γ = sqrt(σ² + ε), β = μ."""
-        self.running_mean.copy_(mean)
+        self.running_mean.copy_(mean if self.shifts else torch.zeros_like(mean))
         self.running_var.copy_(_floored(var))
         self.weight.copy_((self.running_var + self.eps).sqrt())
         self.bias.copy_(self.running_mean)
@@ -93,7 +97,7 @@ class ChannelNorm(nn.Module):
     def affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift (C,), or (K, C) for copies, with running statistics."""
         scale = self.weight / (self.running_var + self.eps).sqrt()
-        return scale, self.bias - scale * self.running_mean
+        return scale, self.bias - scale * self.running_mean if self.shifts else torch.zeros_like(self.bias)
 
     def batch_affine(self, z: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
         """Scale and shift as `affine`, but from the batch `z`, whose statistics the running ones are moved towards."""
@@ -103,10 +107,11 @@ class ChannelNorm(nn.Module):
             return self.affine()
         mean, var = z.mean(dims), _floored(z.var(dims, unbiased=False))
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
+            if self.shifts:
+                self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
         scale = self.weight / (var + self.eps).sqrt()
-        return scale, self.bias - scale * mean
+        return scale, self.bias - scale * mean if self.shifts else torch.zeros_like(self.bias)
 
 
 class Polarizer(nn.Module):
@@ -137,6 +142,11 @@ class Polarizer(nn.Module):
         eye = torch.eye(self.channels).to(zero).reshape(-1, *zero.shape[1:])
         shift = self(zero)
         return (self(eye) - shift).flatten(1).T, shift.flatten()
+
+    def hold_linear(self) -> None:
+        """From the start on, no constant part, in no step of a fit: g(0) is exactly 0 (`FitConfig.mergeable`)."""
+        for norm in self._norms():
+            norm.shifts = False
 
     def _norms(self) -> list[ChannelNorm]:
         return [m for m in self.modules() if isinstance(m, ChannelNorm)]
@@ -189,9 +199,14 @@ class Diagonal(Polarizer):
         super().__init__(channels, channel_dim)
         self.scale = nn.Parameter(torch.ones(channels))
         self.shift = nn.Parameter(torch.zeros(channels))
+        self._shifts = True
+
+    def hold_linear(self) -> None:
+        self._shifts = False
 
     def forward(self, m: Tensor) -> Tensor:
-        return m * along(self.scale, m, self.channel_dim) + along(self.shift, m, self.channel_dim)
+        scaled = m * along(self.scale, m, self.channel_dim)
+        return scaled + along(self.shift, m, self.channel_dim) if self._shifts else scaled
 
 
 class PerPosition(Polarizer):

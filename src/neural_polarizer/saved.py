@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .build import build_polarizer
+from .choice import JUDGED
 from .config import FitConfig
 from .errors import InputError, in_short
 from .files import read_json_object
@@ -56,6 +57,13 @@ class SavedPolarizer:
         ):
             raise self._wrong("history", "a list of rows of numbers")
         self.history = History(rows)
+        self.clean_images = None
+        if values.get("clean_images") is not None:
+            self.clean_images = self._whole("clean_images", 1, 1 << 40)
+        judged = self._object("judged") if values.get("judged") is not None else None
+        if judged is not None and not (set(judged) == set(JUDGED) and all(map(_finite, judged.values()))):
+            raise self._wrong("judged", f"numbers for {', '.join(JUDGED)}")
+        self.judged: dict[str, float] | None = judged
 
     def _wrong(self, key: str, wanted: str) -> InputError:
         return InputError(f"{self._source}: {key}: found {self._values.get(key)!r:.80}, wanted {wanted}")
@@ -102,6 +110,10 @@ class SavedPolarizer:
 
     def _build(self) -> Polarizer:
         return build_polarizer(self.structure, channels=self.channels, channel_dim=self.channel_dim, **self.options)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 1 << 40  # NaN is not
 
 
 def read_saved(directory: str | os.PathLike[str]) -> SavedPolarizer:

@@ -17,6 +17,7 @@ from .. import __version__
 from ..errors import InputError
 from ..methods import METHODS
 from .bench import bench
+from .export import add_to as add_export
 from .purify import add_to
 from .tables import print_table
 
@@ -80,6 +81,7 @@ def demo(
 
 
 add_to(app)
+add_export(app)
 
 
 @app.command(rich_help_panel="Defend a model")

@@ -72,7 +72,7 @@ def purify(
     check_number("max_accuracy_drop", max_accuracy_drop, least=0, most=1)
     usable_device("device", device)
     _free(out)
-    network = _read(model, arch, normalization, classes, width, channels)
+    network = read_model(model, arch, normalization, classes, width, channels)
     images, labels, names = read_clean(clean, channels=channels, size=size)
     check_classes(labels, names, _classes(network, images))
     done = run_purification(
@@ -112,7 +112,7 @@ def layers(
     from ..choose import candidate_layers
     from ..cut import list_layers
 
-    network = _read(model, arch, normalization, classes, width, channels)
+    network = read_model(model, arch, normalization, classes, width, channels)
     example = torch.zeros(2, channels, size, size)
     tried = candidate_layers(network, example)
     found = list_layers(network, example)
@@ -149,7 +149,7 @@ def screen(
     paths = room.candidates(models)
     images, labels, names = read_clean(clean, channels=channels, size=size)
     found = room.screen(
-        paths, lambda p: _read(p, arch, normalization, classes, width, channels), images, labels, names,
+        paths, lambda p: read_model(p, arch, normalization, classes, width, channels), images, labels, names,
         device=device, seed=seed,
     )  # fmt: skip
     setting = {"models": str(models), "arch": arch or "", "clean": str(clean), "images": len(images), "seed": seed}
@@ -165,7 +165,7 @@ def screen(
         raise typer.Exit(1)
 
 
-def _read(
+def read_model(
     path: Path, arch: str | None, normalization: str | None, classes: int | None, width: int | None, channels: int
 ) -> nn.Module:
     from ..models.checkpoint import read_checkpoint
