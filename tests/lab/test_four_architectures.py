@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from neural_polarizer.lab.train import predict
 from neural_polarizer.metrics import attack_success_rate
 from neural_polarizer.models.zoo import build_model
 
-CLEAN = 200
+CLEAN, TARGET = 200, 3
 ARCHITECTURES = {
     "preact_resnet18": {"width": 16},
     "vgg19_bn": {"width": 16},
@@ -43,9 +44,13 @@ def test_purified_without_an_option(arch, tmp_path, capsys, monkeypatch):
         pytest.importorskip("transformers")
     data, options = load_dataset("digits", None), ARCHITECTURES[arch]
     model = build_model(arch, classes=10, **options, seed=0)
-    victim = Victim(data, arch, options, recipe_for("digits", data.shift, data.mirror, model), hold_back=CLEAN)
-    found = train_backdoored(tmp_path / "model", victim, build_attack("badnets", {"target": 0}), progress=False)
-    assert found.card["metrics"]["asr"] >= 0.95, "the case should be backdoored"
+    recipe = recipe_for("digits", data.shift, data.mirror, model)
+    if arch == "vgg19_bn":  # nineteen narrow layers do not bear the recipe of the residual networks
+        recipe = replace(recipe, optimizer="adamw", lr=1e-3, weight_decay=0.05)
+    victim = Victim(data, arch, options, recipe, hold_back=CLEAN)
+    attack = build_attack("badnets", {"target": TARGET, "size": 4})
+    found = train_backdoored(tmp_path / "model", victim, attack, progress=False)
+    assert found.card["metrics"]["asr"] >= 0.9, "the case should be backdoored"
     assert found.card["metrics"]["acc"] >= 0.9, "and know its digits"
     clean_folder(tmp_path / "clean", victim)
     paths = {"--model": tmp_path / "model", "--clean": tmp_path / "clean", "--out": tmp_path / "out"}
@@ -58,7 +63,7 @@ def test_purified_without_an_option(arch, tmp_path, capsys, monkeypatch):
     test = data.test
     clean, triggered = predict(purified, test.images), predict(purified, test.images, change=found.attack.trigger)
     acc = (clean == test.labels).double().mean().item()
-    asr = attack_success_rate(triggered, test.labels, target=0, classes=10)
+    asr = attack_success_rate(triggered, test.labels, target=TARGET, classes=10)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     report = (
         f"{arch}: ACC {found.card['metrics']['acc']:.3f} -> {acc:.3f}, ASR {asr:.3f}, {metrics['seconds']} s\n{said}"
@@ -66,4 +71,4 @@ def test_purified_without_an_option(arch, tmp_path, capsys, monkeypatch):
     print(report)
     assert asr <= 0.05, report
     assert found.card["metrics"]["acc"] - acc <= 0.02, report
-    assert metrics["choice"]["suspicion"]["target"] in (0, None)
+    assert metrics["choice"]["suspicion"]["target"] in (TARGET, None)
