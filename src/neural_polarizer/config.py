@@ -217,7 +217,7 @@ class FitConfig:
 
         Example:
             >>> sorted({f.threat for f in FitConfig.in_rounds(epochs=5).mixture})
-            ['flow', 'l2', 'patch', 'pixels']
+            ['flow', 'l2', 'patch', 'pixels', 'smooth']
         """
         return cls(**{**_IN_ROUNDS, **changes})
 
