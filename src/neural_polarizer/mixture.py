@@ -1,7 +1,8 @@
 """Mixtures: several families of perturbations, each a threat model with its descent, as plain values.
 
 A polarizer only learns to stop what the inner problem can make: L2 balls leave a warp, flow fields leave a patch. Sizes
-are given for images of 32x32 and keep their share of other sizes.
+are given for images of 32x32 and keep their share of other sizes, but for patches and pixels: those of a trigger are
+as many on a smaller image.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Family:
         threat: a ball "l2", "linf" or "l1"; a "smooth" pattern; a "flow" field; a "patch" (one square anywhere); or
             a few "pixels".
         radius: of a ball, or of a smooth pattern (L2), on 3x32x32; of a flow field the largest displacement in pixels;
-            of a patch its side; of pixels their number. On other sizes it grows so that it stays the same share of the
-            image.
+            of a patch its side; of pixels their number. On other sizes it stays the same share of the image, except
+            that patches and pixels do not become fewer on smaller ones.
         share: one per "sample", per "batch", or universal, per "target" class.
         steps: gradient steps; for share "target" each is on another batch.
         step: their length in radii; of a patch and of pixels, in lengths of one that turns from black to white.
@@ -69,7 +70,7 @@ class Family:
         values = area * channels / 3
         return self.radius * {
             "l2": math.sqrt(values), "linf": 1.0, "l1": values, "smooth": math.sqrt(values), "flow": math.sqrt(area),
-            "patch": math.sqrt(area), "pixels": area,
+            "patch": max(1.0, math.sqrt(area)), "pixels": max(1.0, area),
         }[self.threat]  # fmt: skip
 
     def threat_model(self, shape: Sequence[int]) -> ThreatModel:

@@ -2,63 +2,75 @@
 
 from __future__ import annotations
 
+import json
+import resource
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-import torch
 
 from neural_polarizer.cli import main
-from neural_polarizer.lab.datasets.images import write_image
 
-from .corpus import ARCH, CASES, write_polarizer, zipped
+from .command_line import CLEAN, LINES, Line, arguments
 
-CHOSEN = (
-    "code: os.system beside tensors",
-    "code: builtins.exec as a bare pickle",
-    "code: a whole module",
-    "damage: .safetensors cut at 9",
-    "bomb: opcodes without end",
-    "values: NaN, torch.save",
-    "other: a pipe.pt",
-    "folder: model.json: no object 8",
-    "polarizer: polarizer_config.json: sha256 = None (0)",
-)
+SECONDS, BYTES = 30, 4 << 30  # of the processor and of memory that an input may cost, the imports included
 
 
-def detect(monkeypatch, place, model, polarizer) -> int:
-    arguments = ["--model", model, "--polarizer", polarizer, "--images", place / "images", "--out", place / "s.csv"]
-    options = [] if model.is_dir() else ["--arch", ARCH]
-    monkeypatch.setattr(sys, "argv", ["polarize", "detect", *map(str, arguments), *options])
+def names(place: Path) -> set[Path]:
+    return set(place.rglob("*"))
+
+
+def check(line: Line, place: Path, before: set[Path], status: int, out: str, err: str) -> None:
+    assert "Traceback" not in err
+    told = [text for text in err.splitlines() if not text.startswith("screen: ")]  # its progress
+    assert len(told) == 1, err
+    assert told[0].startswith("polarize: ")
+    assert told[0].isprintable()
+    assert not (place / "canary").exists(), "code was run"
+    if line.command == "screen" and line.bad not in CLEAN:  # one bad file does not stop the rest
+        assert status == 1
+        found = json.loads((place / "out").read_text())["models"]
+        assert [m["name"] for m in found if "error" not in m] == ["well.pt"]
+        assert len(found) == 2
+    else:
+        assert status == 2
+        assert out == ""
+        assert names(place) == before
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.command}: {line.bad}")
+def test_one_line_and_its_status(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["polarize", *arguments(line, tmp_path)])
+    before = names(tmp_path)
     with pytest.raises(SystemExit) as left:
         main()
-    return left.value.code or 0
-
-
-@pytest.fixture
-def place(tmp_path):
-    (tmp_path / "images").mkdir()
-    write_image(tmp_path / "images" / "a.png", torch.full((3, 8, 8), 0.5))
-    write_polarizer(tmp_path / "polarizer")
-    (tmp_path / "model.pt").write_bytes(zipped())
-    (tmp_path / "place").mkdir()
-    return tmp_path
-
-
-def test_a_state_dict_of_pytorch(place, monkeypatch, capsys):
-    assert detect(monkeypatch, place, place / "model.pt", place / "polarizer") == 0
-    assert "of 1 images are suspect" in capsys.readouterr().out
-    assert (place / "s.csv").exists()
-
-
-@pytest.mark.parametrize("name", CHOSEN)
-def test_one_line_and_status_2(name, place, monkeypatch, capsys):
-    case = next(c for c in CASES if c.name == name)
-    path = case.write(place / "place", place / "canary")
-    model, polarizer = (place / "model.pt", path) if case.kind == "polarizer" else (path, place / "polarizer")
-    assert detect(monkeypatch, place, model, polarizer) == 2
     said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("polarize: ")
-    assert said.err.count("\n") == 1
-    assert not (place / "canary").exists()
-    assert not (place / "s.csv").exists()
+    check(line, tmp_path, before, left.value.code or 0, said.out, said.err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.command}: {line.bad}")
+def test_in_a_process_of_its_own(line, tmp_path):
+    """As above, within 30 s and 4 GiB."""
+    given = arguments(line, tmp_path)
+    before, spent = names(tmp_path), children().ru_utime
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neural_polarizer", *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        out, err = process.communicate(timeout=4 * SECONDS)  # a busy machine is no hostile input
+    finally:
+        process.kill()
+    assert children().ru_utime - spent < SECONDS
+    assert 1024 * children().ru_maxrss < BYTES, "the largest child so far"
+    check(line, tmp_path, before, process.returncode, out, err)
+
+
+def children() -> resource.struct_rusage:
+    return resource.getrusage(resource.RUSAGE_CHILDREN)
+
+
+def test_at_least_twenty():
+    assert len({line.bad for line in LINES}) == len(LINES) >= 20
+    assert {line.command for line in LINES} == {"purify", "layers", "screen", "detect", "export"}
