@@ -57,7 +57,8 @@ def test_there_and_back_as_json():
         ([{"radius": math.nan}], "radius"), ([{"radius": 10**400}], "radius"), ([{"radius": "1"}], "radius"),
         ([{"radius": True}], "radius"), ([{"steps": 10**9}], "steps"), ([{"steps": 1.5}], "steps"), ([{"step": -1}], "step"),
         ([{"threat": "flow", "grid": 1}], "grid"), ([{"threat": "flow", "grid": 10**6}], "grid"), ([{"grid": 8}], "for 'l2'"),
-        ([{"share": []}], "share"), ([{"rule": None}], "rule"), ([{"name": "x"}], "wanted an object"), ([{3: 3}], "wanted an object"),
+        ([{"share": []}], "share"), ([{"focus": -1}], "focus"),
+        ([{"focus": 2}], "focus: found 2 for share 'sample'"), ([{"rule": None}], "rule"), ([{"name": "x"}], "wanted an object"), ([{3: 3}], "wanted an object"),
     ],
 )  # fmt: skip
 def test_bad_mixtures_are_named(mixture, message):

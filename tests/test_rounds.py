@@ -26,7 +26,7 @@ MIXTURE = (
     Family(radius=1.0, steps=2),
     Family(radius=2.0, share="target", steps=3),
     Family(threat="flow", radius=8.0, share="target", steps=2, rule="sign"),
-    Family(threat="patch", radius=12, share="target", steps=2),
+    Family(threat="patch", radius=3, share="target", steps=2),
 )
 QUICK = FitConfig.in_rounds(
     mixture=MIXTURE,
@@ -256,16 +256,17 @@ def test_values_that_are_no_rows_are_seen():
 @pytest.mark.parametrize(
     "options",
     [
-        {"rounds": 2}, {"mixture": MIXTURE[:3]}, {"mixture": (*MIXTURE[:3], Family(threat="pixels", radius=60, steps=2))},
+        {"rounds": 2}, {"mixture": MIXTURE[:3]}, {"mixture": (*MIXTURE[:3], Family(threat="pixels", radius=4, steps=2))},
         {"condition": "target"}, {"aim": "prediction"}, {"benign": "label"}, {"statistics": "batch"}, {"schedule": "cosine"},
         {"warmup_epochs": 1}, {"target": 2}, {"weight_decay": 0.1}, {"lambda_asr": 0.3}, {"momentum": 0.5}, {"lr": 0.02},
         {"views": 1}, {"clip": 0.01}, {"least_steps": 30},
     ],
 )  # fmt: skip
 def test_no_option_is_ignored(options):
+    long = {"epochs": 8} if "condition" in options else {}  # few copies reach another class: all should be drawn
     for method in ("npd", "r-cnpd") if "condition" in options else ("r-cnpd",):
-        plain = quick(method=method).polarizer.state_dict()
-        other = quick(method=method, config=changed(**options)).polarizer.state_dict()
+        plain = quick(method=method, config=changed(**long)).polarizer.state_dict()
+        other = quick(method=method, config=changed(**long, **options)).polarizer.state_dict()
         assert any(not torch.equal(v, other[k]) for k, v in plain.items())
 
 
@@ -305,6 +306,57 @@ def test_universal_patterns_of_many_classes_are_bounded(monkeypatch, watched):
     assert [len(group) for group in groups] == [2, 2, 1]
     aimed = torch.cat([targets for _, _, targets in watched["perturbed"]])
     assert set(aimed.tolist()) == set(torch.cat(groups).tolist())
+
+
+def test_classes_in_focus_get_patterns_of_their_own(monkeypatch):
+    """Those that the shared patterns reach most, one after the other, learned on images of other classes alone."""
+    learned, learn, kept, take = [], rounds_room.learn_patterns, [], pool_room.Pool.take
+
+    def learning(threat, attacked, x, y, group, *rest, **named):
+        learned.append((group.tolist(), y))
+        return learn(threat, attacked, x, y, group, *rest, **named)
+
+    def taking(pool, rows, found, targets, family=0):
+        reached = take(pool, rows, found, targets, family)
+        kept.append((rows, targets, reached))
+        return reached
+
+    monkeypatch.setattr(rounds_room, "learn_patterns", learning)
+    monkeypatch.setattr(pool_room.Pool, "take", taking)
+    x, y = images(40), labels(40)
+    config = changed(mixture=[Family(radius=2.0, share="target", steps=3, focus=2)], epochs=1, batch_size=40)
+    quick(clean=(x, y), config=config)
+    (shared, _), *alone = learned
+    assert len(shared) == CLASSES
+    ended = torch.bincount(kept[0][2], minlength=CLASSES) / (40 - torch.bincount(y, minlength=CLASSES))
+    assert [group for group, _ in alone] == [[c] for c in ended.argsort(descending=True, stable=True)[:2].tolist()]
+    for (group, seen), (rows, targets, _) in zip(alone, kept[1:], strict=True):
+        assert group[0] not in seen
+        assert set(targets.tolist()) == set(group)
+        assert group[0] not in y[rows]
+    assert not set(kept[1][0].tolist()) & set(kept[2][0].tolist()), "an image has one more copy"
+
+
+def test_a_pattern_of_its_own_fools_more():
+    """What the focus is for: with as many steps, a class that shares no batch is reached from more images."""
+    net, x = lively("skips"), images(60)
+    y = plain_logits(net, x).argmax(1)
+    family = Family(radius=2.0, share="target", steps=4)
+    threat, how, order = family.threat_model(x.shape[1:]), family.descent(x.shape[1:]), torch.Generator()
+
+    def reach(parts):
+        found = [
+            (plain_logits(net, images) == plain_logits(net, images).amax(1, keepdim=True), sent)
+            for _, images, sent in parts
+        ]
+        return {c: torch.cat([hit[sent == c, c] for hit, sent in found]).double().mean().item() for c in range(CLASSES)}
+
+    def forward(images, targets):
+        return net(images)
+
+    together = reach(rounds_room.perturbed(threat, how, forward, x, y, "random", CLASSES, 12, order.manual_seed(0)))
+    alone = reach(rounds_room.focused(threat, how, forward, x, y, torch.arange(CLASSES), 12, order.manual_seed(0)))
+    assert sum(alone.values()) > sum(together.values())
 
 
 @pytest.mark.parametrize("count", [1, 3, 9, 17])

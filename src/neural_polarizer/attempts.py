@@ -12,7 +12,7 @@ from torch import Tensor
 from .config import FitConfig
 from .kept import KEPT_BYTES
 from .progress import Progress
-from .rounds import fastest_layout, perturbed, rule_of
+from .rounds import fastest_layout, focused, perturbed, reached_most, rule_of
 from .suspicion import Suspicion, suspicion_of
 
 FEWEST = 10  # images that a family perturbs at least, however large they are
@@ -64,23 +64,30 @@ def attempt(
     predictions, classes = original.argmax(1), original.shape[1]
     labels = predictions if labels is None else labels
     order = torch.Generator().manual_seed(seed)
-    most = max(FEWEST, KEPT_BYTES // (images[0].numel() * images.element_size() * len(families)))
+    most = max(FEWEST, KEPT_BYTES // (images[0].numel() * images.element_size() * config.copies()))
     reached = torch.zeros(len(families), classes, dtype=torch.long)
     possible, found = torch.zeros_like(reached), []
 
     def attacked(x: Tensor, targets: Tensor) -> Tensor:
         return forward(x.contiguous(memory_format=layout))
 
+    def keep(family: int, some: Tensor, rows: Tensor, tried: Tensor, targets: Tensor) -> Tensor:
+        """Keep what fooled the model; the classes (P,) that it reached."""
+        with torch.no_grad():
+            now = attacked(tried, targets).argmax(1)
+        own = some[rows]
+        worked = ((now != predictions[own]) & (now != labels[own])).nonzero()[:, 0]
+        found.append(Attempt(family, own[worked], tried[worked], targets[worked]))
+        return now[worked]
+
     for i in Progress(len(families), "perturb", enabled=progress, lines=2):
         some = torch.randperm(len(images), generator=order)[:most].to(images.device)
-        for rows, tried, targets in perturbed(
-            *families[i], attacked, images[some], labels[some], rule_of(config), classes, config.batch_size, order
-        ):
-            with torch.no_grad():
-                now = attacked(tried, targets).argmax(1)
-            own = some[rows]
-            worked = ((now != predictions[own]) & (now != labels[own])).nonzero()[:, 0]
-            reached[i] += torch.bincount(now[worked].cpu(), minlength=classes)
-            possible[i] += len(own) - torch.bincount(labels[own].cpu(), minlength=classes)
-            found.append(Attempt(i, own[worked], tried[worked], targets[worked]))
+        own = (images[some], labels[some])
+        for part in perturbed(*families[i], attacked, *own, rule_of(config), classes, config.batch_size, order):
+            ended = keep(i, some, *part)
+            reached[i] += torch.bincount(ended.cpu(), minlength=classes)
+            possible[i] += len(part[0]) - torch.bincount(own[1][part[0]].cpu(), minlength=classes)
+        leading = reached_most(reached[i], possible[i], config.focus()[i]).to(images.device)
+        for part in focused(*families[i], attacked, *own, leading, config.batch_size, order):
+            keep(i, some, *part)
     return Attempts(original, found, suspicion_of(reached, possible), layout)

@@ -33,13 +33,13 @@ _ONE_FAMILY = ("norm", "radius", "share", "start", "steps", "step", "step_rule",
 _IN_ROUNDS: dict[str, Any] = {
     "loop": "rounds",
     "mixture": (
-        Family(threat="l2", radius=1.0, share="target", steps=20, step=0.2),
-        Family(threat="l2", radius=2.0, share="target", steps=20, step=0.2),
-        Family(threat="l2", radius=3.0, share="target", steps=20, step=0.2),
-        Family(threat="smooth", radius=2.0, grid=16, share="target", steps=20, step=0.2),
-        Family(threat="flow", radius=1.5, share="target", steps=20, step=0.2, rule="sign"),
-        Family(threat="patch", radius=5, share="target", steps=40, step=0.1),
-        Family(threat="pixels", radius=16, share="target", steps=40, step=0.1),
+        Family(threat="l2", radius=1.0, share="target", steps=20, step=0.2, focus=2),
+        Family(threat="l2", radius=2.0, share="target", steps=20, step=0.2, focus=2),
+        Family(threat="l2", radius=3.0, share="target", steps=20, step=0.2, focus=2),
+        Family(threat="smooth", radius=2.0, grid=16, share="target", steps=20, step=0.2, focus=2),
+        Family(threat="flow", radius=1.5, share="target", steps=20, step=0.2, rule="sign", focus=2),
+        Family(threat="patch", radius=5, share="target", steps=40, step=0.1, focus=2),
+        Family(threat="pixels", radius=16, share="target", steps=40, step=0.1, focus=2),
     ),
     "views": 3,  # without them the clean images are learned by heart: 0.5 to 0.8 points more of accuracy lost
     "clip": 1.0,  # the first steps on kept copies have gradients that throw e-CNPD away and cost NPD accuracy
@@ -243,6 +243,14 @@ class FitConfig:
         if not self.mixture:
             return [(self.threat(shape), self.descent())]
         return [(f.threat_model(shape), f.descent(shape)) for f in self.mixture]
+
+    def focus(self) -> list[int]:
+        """Of each of `families`, how many classes get a perturbation that is found for them alone."""
+        return [f.focus for f in self.mixture] if self.mixture else [0]
+
+    def copies(self) -> int:
+        """How many perturbed copies of an image a round can find at most."""
+        return sum(2 if focus else 1 for focus in self.focus())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

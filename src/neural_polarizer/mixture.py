@@ -34,6 +34,8 @@ class Family:
             that patches and pixels do not become fewer on smaller ones.
         share: one per "sample", per "batch", or universal, per "target" class.
         steps: gradient steps; for share "target" each is on another batch.
+        focus: for share "target": the classes that it reaches most, so many of them, get a pattern each that as many
+            steps on batches of its own have found. Where a backdoor is, such a pattern comes close to its trigger.
         step: their length in radii; of a patch and of pixels, in lengths of one that turns from black to white.
         rule: see `Descent`.
         grid: displacements per side of a flow field, or cosines per side of a smooth pattern.
@@ -50,6 +52,7 @@ class Family:
     radius: float = 1.0
     share: Share = "sample"
     steps: int = 3
+    focus: int = 0
     step: float = 0.5
     rule: Literal["sign", "plain", "normalized"] = "normalized"
     grid: int = 4
@@ -60,6 +63,9 @@ class Family:
         for name in ("radius", "step"):
             check_number(name, getattr(self, name), above=0, most=1e6)
         check_number("steps", self.steps, least=1, most=10_000, whole=True)
+        check_number("focus", self.focus, least=0, most=1000, whole=True)
+        if self.focus and self.share != "target":
+            raise InputError(f"focus: found {self.focus} for share {self.share!r}, wanted it for 'target' alone")
         check_number("grid", self.grid, least=2, most=64, whole=True)
         if self.threat not in ("flow", "smooth") and self.grid != type(self).grid:
             raise InputError(f"grid: found {self.grid} for {self.threat!r}, wanted it for 'flow' and 'smooth' alone")

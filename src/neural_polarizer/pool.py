@@ -88,7 +88,9 @@ class Pool:
         return float((logits.argmax(1) == self.predictions).double().mean()) >= SAME_IN_A_MIRROR
 
     def take(self, rows: Tensor, found: Tensor, targets: Tensor, family: int = 0) -> Tensor:
-        """Keep those perturbed images `found` (B, C, H, W) of the clean ones `rows` (B,) that work; which (P,) of them.
+        """Keep those perturbed images `found` (B, C, H, W) of the clean ones `rows` (B,) that work.
+
+        Returns the classes (P,) that they reached.
 
         They work where the original prediction changed, and to a wrong class: what reached its true class, from a
         wrong prediction, is no attack.
@@ -98,7 +100,7 @@ class Pool:
         changed = ((reached != self.predictions[rows]) & (reached != self.labels[rows])).nonzero()[:, 0]
         self._kept.add(tensors, changed)
         self.copies.add(rows[changed], targets[changed], reached[changed], torch.full_like(changed, family))
-        return changed
+        return reached[changed]
 
     def gather(self) -> None:
         """Put together what was taken."""

@@ -28,6 +28,7 @@ from .pool import Pool
 from .progress import Progress
 
 GROUP = 16  # universal perturbations that are learned at a time, so that a batch has several images for each
+FOCUS_BATCH = 64  # images of a step that one universal perturbation has for itself
 MAX_CLASSES = 256  # with a universal perturbation in one round; of more classes so many are drawn
 
 Attacked = Callable[[Tensor, Tensor], "Tensor | Sequence[Tensor]"]
@@ -59,7 +60,7 @@ def fit_in_rounds(
     families, layout = config.families(images.shape[1:]), fastest_layout(cut.original, images)
     conditional = isinstance(polarizer, ConditionalPolarizer)
     pool = Pool(
-        cut, images, labels, original, views=config.views, copies=len(images) * len(families) * config.rounds,
+        cut, images, labels, original, views=config.views, copies=len(images) * config.copies() * config.rounds,
         batch_size=config.batch_size, order=order, layout=layout,
     )  # fmt: skip
     every, history = torch.arange(len(images), device=images.device), History()
@@ -76,10 +77,17 @@ def fit_in_rounds(
         shares = {}
         for i in Progress(len(families), "perturb", enabled=progress, lines=1):
             tried = moved = 0
+            ended = possible = torch.zeros(cut.classes, dtype=torch.long, device=images.device)
             for rows, found, targets in perturbed(
                 *families[i], attacked, images, labels, rule_of(config), cut.classes, config.batch_size, order
             ):
-                tried, moved = tried + len(rows), moved + len(pool.take(rows, found, targets, i))
+                reached = pool.take(rows, found, targets, i)
+                tried, moved = tried + len(rows), moved + len(reached)
+                ended = ended + torch.bincount(reached, minlength=cut.classes)
+                possible = possible + len(rows) - torch.bincount(labels[rows], minlength=cut.classes)
+            most = reached_most(ended, possible, config.focus()[i])
+            for rows, found, targets in focused(*families[i], attacked, images, labels, most, config.batch_size, order):
+                pool.take(rows, found, targets, i)
             shares[f"moved_{i + 1}"] = moved / max(1, tried)
         polarizer.requires_grad_(True)
         pool.gather()
@@ -126,6 +134,42 @@ def perturbed(
         for rows in torch.isin(targets, group).nonzero()[:, 0].split(batch_size):
             own = patterns.index_select(0, torch.searchsorted(group, targets[rows]))
             yield rows, threat.act(own, images[rows]), targets[rows]
+
+
+def focused(
+    threat: ThreatModel,
+    how: Descent,
+    attacked: Attacked,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    batch_size: int,
+    order: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """As `perturbed`, for a few classes `targets` (U,) alone, by patterns that had the batches for themselves.
+
+    A pattern of `perturbed` shares each batch with those of all other classes, and is worse for it. Where a backdoor
+    is, a better one comes close to its trigger. Each is for its share of the images, so that an image has one more
+    copy, however many classes there are.
+    """
+    lots = torch.randint(max(1, len(targets)), labels.shape, generator=order).to(labels.device)
+    for number, target in enumerate(targets):
+        rows = (labels != target).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        pattern = learn_patterns(
+            threat, attacked, images[rows], labels[rows], target[None], how, order=order,
+            batch_size=min(batch_size, FOCUS_BATCH),
+        )  # fmt: skip
+        for some in rows[lots[rows] == number].split(batch_size):
+            sent = target.expand(len(some))
+            yield some, threat.act(pattern.expand(len(some), *pattern.shape[1:]), images[some]), sent
+
+
+def reached_most(reached: Tensor, possible: Tensor, count: int) -> Tensor:
+    """The `count` classes where the largest shares of perturbed images ended: (K,) how many did, and how many could."""
+    rates = torch.where(possible > 0, reached.double() / possible.clamp_min(1), -1.0)
+    return rates.argsort(descending=True, stable=True)[:count]
 
 
 def fastest_layout(forward: Callable[[Tensor], Tensor], images: Tensor) -> torch.memory_format:
