@@ -40,6 +40,10 @@ def run(
     data: Annotated[
         list[str] | None, typer.Option(help="Where a data set lies, as cifar10=PATH; may be repeated.")
     ] = None,
+    networks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of networks that are trained already, named by their keys: copied, not trained."),
+    ] = None,
     executor: Annotated[ExecutorName, typer.Option(help="Processes here, or a Ray cluster.")] = LOCAL,
     jobs: Annotated[int | None, typer.Option(help="Tasks at a time; 1 by default, all that fit on Ray.", min=1)] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster, or auto; none starts one here.")] = None,
@@ -56,7 +60,7 @@ def run(
     import os
 
     from ..checks import usable_device
-    from ..lab.bench.cells import cells_of
+    from ..lab.bench.cells import cells_of, networks_of, twins_of
     from ..lab.bench.executors import executor_of
     from ..lab.bench.grid import read_grid
     from ..lab.bench.run import run_cells
@@ -70,6 +74,9 @@ def run(
     cells = _only(cells, "attack", attacks)
     cells = _only(cells, "defence", defences)
     store = Store(out)
+    if networks is not None:
+        store.make()
+        store.adopt(networks, [*twins_of(cells).values(), *networks_of(cells).values()])
     if dry_run:
         _tell_plan(read, cells, store, as_json)
         return

@@ -22,7 +22,7 @@ from ..checks import usable_device
 from ..errors import InputError
 from ..files import make_directory, read_json_object, write_atomically
 from ..metrics import accuracy
-from ..models.zoo import build_model, load_model, save_model
+from ..models.zoo import MODEL_CARD, MODEL_FILE, build_model, load_model, save_model
 from ..tensorfile import open_safetensors, read_finite
 from .attacks.attacker import Attacker
 from .attacks.base import Attack, Poisoned
@@ -34,6 +34,7 @@ from .pictures import trigger_sheet
 from .train import Recipe, predict, train
 
 CARD, TRIGGER, PICTURE, WORK = "attack.json", "trigger.safetensors", "triggers.png", "work"
+FILES = (MODEL_FILE, MODEL_CARD, CARD, TRIGGER, PICTURE)  # of a finished folder
 MAX_TRIGGER = 1 << 28  # numbers in a learned trigger, noise networks of SSBA and Input-Aware among them
 CLEAN = "none"  # the name of no attack
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -322,3 +323,30 @@ def test_on_a_ray_cluster_that_loses_a_worker(tmp_path):
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(read_records(tmp_path / "out")) == 4
+
+
+def test_networks_that_are_trained_already_are_copied(tmp_path, monkeypatch):
+    """The same records without a training; a network that is not what its key says is refused."""
+    root = tmp_path / "first"
+    run(root, cells())
+    networks = {n.key: n for c in cells() for n in (c.network, c.network.twin)}
+    store = Store(tmp_path / "second")
+    store.make()
+    assert store.adopt(root / "networks", networks.values()) == 2
+    assert store.adopt(root / "networks", networks.values()) == 0
+    monkeypatch.setattr("neural_polarizer.lab.backdoor.train", lambda *a, **k: pytest.fail("trained again"))
+    status = run(store.root, cells())
+    assert (status.finished, status.failed) == (3, 0)
+    for record in read_records(root):
+        again = next(r for r in read_records(store.root) if r["key"] == record["key"])
+        assert again["after"] == record["after"]
+    with pytest.raises(InputError, match="networks: .* is no folder"):
+        store.adopt(tmp_path / "nowhere", [])
+
+    other = Store(tmp_path / "other")
+    other.make()
+    mine, twin = sorted(networks.values(), key=lambda n: n.attack is None)
+    shutil.copytree(root / "networks" / twin.key, tmp_path / "wrong" / mine.key)
+    assert other.adopt(tmp_path / "wrong", [mine]) == other.adopt(root / "networks", [twin]) == 1
+    with pytest.raises(InputError, match="another setting"):
+        work.train_network(mine, Place(tmp_path / "other"))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from ...files import make_directory, read_json_object, write_atomically
-from ..backdoor import CARD
+from ..backdoor import CARD, FILES
 from .cells import Cell, Network
 
 DONE, REFUSED, FAILED = "done", "refused", "failed"
@@ -39,6 +42,28 @@ class Store:
 
     def has_network(self, network: Network) -> bool:
         return (self.network(network) / (OUTPUTS if network.attack else CARD)).exists()
+
+    def adopt(self, folder: Path, networks: Iterable[Network]) -> int:
+        """Copy from `folder`/KEY/ those networks that are there and not here; how many. They are checked when read.
+
+        Raises:
+            InputError: no such folder.
+        """
+        if not folder.is_dir():
+            raise InputError(f"networks: {str(folder)!r} is no folder")
+        count = 0
+        for network in networks:
+            source, place = folder / network.key, self.network(network)
+            if place.exists() or not (source / CARD).exists():
+                continue
+            with tempfile.TemporaryDirectory(dir=place.parent, prefix=".adopt") as scratch:
+                whole = make_directory("out", Path(scratch) / network.key)
+                for name in FILES:
+                    if (source / name).is_file():
+                        shutil.copyfile(source / name, whole / name)
+                whole.rename(place)
+            count += 1
+        return count
 
     def outcome(self, cell: Cell) -> str | None:
         """What became of a cell in earlier runs; None: nothing, or nothing readable."""
