@@ -212,3 +212,49 @@ def test_suspicion_is_what_stands_out_in_any_family():
     assert found.target == 3
     assert found.score == pytest.approx(30 / 80)
     assert found.to_dict()["excess"][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "shape", "classes"),
+    [
+        ("small_resnet", (1, 28, 28), 10),
+        ("preact_resnet18", (3, 32, 32), 2),
+        ("vgg19_bn", (3, 32, 32), 43),
+        ("small_resnet", (3, 64, 64), 300),
+    ],
+)
+def test_any_size_and_number_of_classes(small, arch, shape, classes):
+    net = build_model(arch, classes=classes, channels=shape[0], width=4)
+    clean = torch.rand(20, *shape, generator=torch.Generator().manual_seed(0)), torch.arange(20) % classes
+    purified = auto(net, clean, max_accuracy_drop=1.0)
+    assert purified(clean[0][:3]).shape == (3, classes)
+    assert len(purified.choice.suspicion.excess) == classes
+    assert ("r-cnpd" in {t.method for t in purified.choice.trials}) == (classes <= room.MOST_CLASSES)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_half_and_double_precision(small, dtype):
+    net = lively("skips").to(dtype)
+    before = snapshot(net)
+    purified = auto(net, max_accuracy_drop=1.0)
+    assert same(before, snapshot(net))
+    assert purified(images().to(dtype)).dtype == dtype
+    assert purified(images().to(dtype)).isfinite().all()
+    assert purified.choice.within_budget
+
+
+def test_channels_last_is_the_same_model(small):
+    net = lively("skips")
+    plain = auto(net, max_accuracy_drop=1.0)
+    last = auto(net.to(memory_format=torch.channels_last), max_accuracy_drop=1.0)
+    assert net.stem.weight.is_contiguous(memory_format=torch.channels_last)
+    assert last.choice.to_dict().keys() == plain.choice.to_dict().keys()
+    assert (last.layer, last.method) == (plain.layer, plain.method)
+    torch.testing.assert_close(last(images()), plain(images()), atol=1e-2, rtol=1e-2)
+
+
+def test_a_model_on_several_devices_is_refused():
+    net = lively("skips")
+    net.fc.to("meta")
+    with pytest.raises(InputError, match="model: found its tensors on cpu, meta, wanted one device"):
+        auto(net)

@@ -23,7 +23,8 @@ class Trial:
         doubt: on all their views, the confidence of the original model in its own class minus that in the one that the
             polarizer gives, on average: the same drop, with less luck in it.
         repaired: share in [0, 1] of the perturbed images that get their true class, the mean over the families.
-        score: repaired - 5 * max(0, accuracy_drop, doubt).
+        score: repaired - 10 * max(0, doubt, the low end of the 95 % interval of accuracy_drop): a drop that may be luck
+            must not decide between two polarizers.
         within_budget: doubt is, and accuracy_drop is or is one image: of a few dozen, one tells nothing.
         error: why there is none of this.
     """

@@ -31,7 +31,7 @@ STRENGTHS = (0.02, 0.05, 0.1, 0.2)  # λ of the three losses on perturbed images
 FIRST = 2  # the place in STRENGTHS to begin at
 HELD_SHARE = 0.2  # of the clean set, for judging
 FEWEST = 10  # clean images with which anything can be judged
-DROP_PRICE = 5.0  # what a point of clean accuracy costs, in points of perturbed images that get their class back
+DROP_PRICE = 10.0  # what a point of clean accuracy costs, in points of perturbed images that get their class back
 MOST_CHANNELS = 2048  # of a candidate layer
 LATE = 3  # candidate layers, from the end
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
@@ -172,10 +172,10 @@ class Chooser:
             polarizer = self._start(method, cut, config)
             order = torch.Generator().manual_seed(self._seed)
             history = pool.fit(polarizer, config, order, rows=self._rows, progress=False)
-            drop, repaired = self.drop(pool, polarizer)[0], self.repaired(pool, polarizer)
+            (drop, (sure, _)), repaired = self.drop(pool, polarizer), self.repaired(pool, polarizer)
             doubt = self.doubt(pool, polarizer)
             made = Trial(
-                cut.layer, method, strength, drop, doubt, repaired, repaired - DROP_PRICE * max(0.0, drop, doubt),
+                cut.layer, method, strength, drop, doubt, repaired, repaired - DROP_PRICE * max(0.0, sure, doubt),
                 drop <= self.allowed() and doubt <= self._budget, time.perf_counter() - started,
             )  # fmt: skip
             chosen = Chosen(polarizer, cut.layer, method, config, history, cut, made)

@@ -66,7 +66,7 @@ def purify(
             is the identity, and `purified.choice.within_budget` is False.
         seed: same seed, same machine: same bits. No global generator is touched.
         device: where to work. If it is not the model's, the work happens on a copy there, and the polarizer comes
-            back to where the model is.
+            back to where the model is. A model in half precision is worked on as a copy in float32.
         progress: show a bar on a terminal, plain lines otherwise.
         capture: "auto", "graph" or "hooks"; see `make_cut`.
 
@@ -96,8 +96,11 @@ def purify(
     images, labels = load_clean(clean)
     home = device_of(model)
     where = home if device is None else usable_device("device", device)
-    working = model if where == home else copy.deepcopy(model).to(where)
-    images = images.to(where, dtype_of(model))
+    # Half precision has no room for the gradients of the inner problem; such a model is worked on as a wide copy.
+    narrow = torch.finfo(dtype_of(model)).bits < 32
+    working = model if where == home and not narrow else copy.deepcopy(model).to(where)
+    working = working.float() if narrow else working
+    images = images.to(where, dtype_of(working))
     shape = (images.shape[1], images.shape[2], images.shape[3])
     if config is None or AUTO in (method, layer):
         taken, choice, outside = _chosen(
