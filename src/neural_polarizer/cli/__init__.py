@@ -19,6 +19,7 @@ from ..methods import METHODS
 from .bench import bench
 from .export import add_to as add_export
 from .purify import add_to
+from .report import add_to as add_report
 from .tables import print_table
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def demo(
 
 
 add_to(app)
+add_report(app)
 add_export(app)
 
 
