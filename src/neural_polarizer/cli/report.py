@@ -45,7 +45,8 @@ def report(
     from ..report.page import write_report
 
     path = folder / "report.html" if out is None else out
-    check_out(path)
+    if out is not None:
+        check_out(out)
     asked = Asked(
         model=model, arch=arch, normalization=normalization, classes=classes, width=width, channels=channels,
         clean=clean, test=test, size=size, attack=attack,

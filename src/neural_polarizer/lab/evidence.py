@@ -17,7 +17,7 @@ from .datasets.base import to_floats
 from .features import features_of
 from .patterns import Found, strongest
 
-CLEAN, OTHER = 512, 256  # images that are looked at: so many clean ones, and so many triggered or perturbed
+MOST = 512  # images that are looked at
 PAIRS = 6  # that are shown
 BATCH = 64
 FEWEST = 2
@@ -51,7 +51,7 @@ def evidence_of(
     """Look at both models with images that no fit has seen.
 
     Args:
-        images: (N, C, H, W) uint8, N >= 2; of more than `CLEAN` the first ones are taken.
+        images: (N, C, H, W) uint8, N >= 2; of more than `MOST` the first ones are taken.
         labels: (N,); None takes what the original model predicts.
         names: of the classes, as their folders are called; those that are missing are numbers.
         trigger: None uses the strongest pattern that is found (`patterns`) in its place.
@@ -63,18 +63,16 @@ def evidence_of(
     """
     if len(images) < FEWEST:
         raise InputError(f"clean: found {len(images)} images to judge on, wanted at least {FEWEST}; give more")
-    clean = to_floats(images[:CLEAN].cpu())
+    clean = to_floats(images[:MOST].cpu())
     said = _said(purified, clean)
     given, classes = said.original.argmax(1), said.logits.shape[1]
-    truth = given if labels is None else labels[:CLEAN].cpu()
+    truth = given if labels is None else labels[:MOST].cpu()
     shown = class_names(names, classes)
-    patterns, found, ball = strongest(purified, clean[:OTHER], truth[:OTHER], shown, suspicion, seed=seed)
+    patterns, found, ball = strongest(purified, clean, truth, shown, suspicion, seed=seed)
     known = trigger if trigger is not None else _strongest_of(found, [p.reached.share for p in patterns], ball, shown)
-    rows = attackable(truth, known.target).nonzero()[:OTHER, 0]
+    rows = attackable(truth, known.target).nonzero()[:, 0]
     if not len(rows):
-        raise InputError(
-            f"clean: all images are of the target's class {known.target}, wanted others; give more classes"
-        )
+        raise InputError(f"clean: all images are of class {known.target}, the target; give images of other classes")
     others, own = _triggered(known, clean[rows]), truth[rows]
     then = _said(purified, others)
     wanted = (own + 1) % classes if known.target is None else torch.full_like(own, known.target)
