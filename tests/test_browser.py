@@ -112,7 +112,7 @@ def test_the_key_figures_are_seen(browser, pages, width):
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= width + 1, text
         assert page.locator("#verdict").bounding_box()["y"] < 300, "the verdict comes first"
-        assert page.locator("svg").count() == 6
+        assert page.locator("svg").count() == 7
         for chart in page.locator("svg").all():
             assert chart.bounding_box()["width"] > 0.7 * min(width, 400)
         words = page.locator("svg text").first.evaluate("e => parseFloat(getComputedStyle(e).fontSize)")

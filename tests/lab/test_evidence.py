@@ -101,11 +101,13 @@ def test_the_polarizer_and_the_features():
     assert e.layer.changed_other > 0.5
     assert e.layer.strongest(1) == [1]
     assert e.layer.passed < 1e-3
-    p = e.projection
+    p, logits = e.projections
     assert (p.clean_before.mean(0) - p.other_before.mean(0)).norm() > 0.5
     torch.testing.assert_close(p.clean_after, p.clean_before, atol=1e-3, rtol=0)
     torch.testing.assert_close(p.other_after, p.clean_before, atol=1e-3, rtol=0)
     assert sum(p.explained) == pytest.approx(1, abs=1e-4)
+    assert (logits.clean_before.mean(0) - logits.other_before.mean(0)).norm() > 100
+    torch.testing.assert_close(logits.other_after, logits.clean_before, atol=1, rtol=0)
 
 
 def test_without_a_trigger_the_strongest_pattern_finds_the_backdoor():

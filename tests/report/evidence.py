@@ -73,10 +73,13 @@ def evidence(classes: int = 5, side: int = 16, other: str = "triggered", **chang
             distance=(0.25,), difference=random(32, 32), changed_clean=0.1, changed_other=0.4,
             shift_before=random(32) * 5, shift_after=random(32),
         ),
-        "projection": Projection(
-            clean_before=random(50, 2), other_before=random(50, 2) + 2, clean_after=random(50, 2),
-            other_after=random(50, 2), explained=(0.6, 0.2),
-        ),
+        "projections": [
+            Projection(
+                what=what, clean_before=random(50, 2), other_before=random(50, 2) + 2, clean_after=random(50, 2),
+                other_after=random(50, 2), explained=(0.6, 0.2),
+            )
+            for what in ("features", "logits")
+        ],
         "detection": Detection(clean=random(100) * 0.5, other=random(80)),
     }  # fmt: skip
     return Evidence(**{**values, **changes})

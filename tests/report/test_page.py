@@ -44,7 +44,7 @@ def test_self_contained_and_accessible(classes, other):
             assert len(attributes["alt"]) > 10
         if attributes.get("role") == "img":
             assert len(attributes["aria-label"]) > 10
-    assert sum(tag == "svg" for tag, _ in page.tags) == sum(a.get("role") == "img" for _, a in page.tags) == 6
+    assert sum(tag == "svg" for tag, _ in page.tags) == sum(a.get("role") == "img" for _, a in page.tags) == 7
     assert not re.search(r"url\((?!#)", text)
     assert "@import" not in text
 

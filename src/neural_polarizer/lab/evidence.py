@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import InputError, in_short
 from ..metrics import attackable
 from ..polarized import PolarizedModel, Prediction
-from ..report.figures import Confusion, Count, Detection, Evidence, Sample
+from ..report.figures import Confusion, Count, Detection, Evidence, Projection, Sample
 from ..suspicion import Suspicion
 from .datasets.base import to_floats
-from .features import features_of
+from .features import features_of, projected
 from .patterns import Found, strongest
 
 MOST = 512  # images that are looked at
@@ -76,7 +76,7 @@ def evidence_of(
     others, own = _triggered(known, clean[rows]), truth[rows]
     then = _said(purified, others)
     wanted = (own + 1) % classes if known.target is None else torch.full_like(own, known.target)
-    layer, projection = features_of(purified, clean[rows], given[rows], others, then.original.argmax(1))
+    layer, features = features_of(purified, clean[rows], given[rows], others, then.original.argmax(1))
     kind = "perturbed" if trigger is None else "triggered"
     return Evidence(
         other=kind,
@@ -99,7 +99,7 @@ def evidence_of(
             for caption, y, p in (("clean", truth, said), (kind, own, then))
         ],
         layer=layer,
-        projection=projection,
+        projections=[features, _outputs(_rows_of(said, rows), then)],
         detection=Detection(clean=said.score.float(), other=then.score.float()),
     )
 
@@ -142,6 +142,12 @@ def _triggered(trigger: Trigger, images: Tensor) -> Tensor:
             "images that the attack was made for"
         ) from None
     return out.clamp(0, 1)
+
+
+def _outputs(said: Prediction, then: Prediction) -> Projection:
+    """The logits in two dimensions."""
+    what = "what the whole network says (logits)"
+    return projected(what, *(z.float() for z in (said.original, then.original, said.logits, then.logits)))
 
 
 def _pairs(

@@ -89,11 +89,14 @@ def features_of(
         shift_before=(other_before - clean_before).mean(0) / spread,
         shift_after=(other_after - clean_after).mean(0) / spread,
     )  # fmt: skip
-    return layer, _projected(clean_before, other_before, clean_after, other_after)
+    what = "what passes the polarizer, averaged over the positions"
+    return layer, projected(what, clean_before, other_before, clean_after, other_after)
 
 
-def _projected(clean_before: Tensor, other_before: Tensor, clean_after: Tensor, other_after: Tensor) -> Projection:
-    """All on the two principal components of what there was before; of one channel, beside 0."""
+def projected(
+    what: str, clean_before: Tensor, other_before: Tensor, clean_after: Tensor, other_after: Tensor
+) -> Projection:
+    """Rows (N, D) on the two principal components of what there was before; of one number each, beside 0."""
     from sklearn.decomposition import PCA
 
     sides = [
@@ -104,6 +107,6 @@ def _projected(clean_before: Tensor, other_before: Tensor, clean_after: Tensor, 
     flat = [torch.from_numpy(pca.transform(side)).float() for side in sides]
     ratios = [float(r) if math.isfinite(r) else 0.0 for r in pca.explained_variance_ratio_]
     return Projection(
-        clean_before=flat[0], other_before=flat[1], clean_after=flat[2], other_after=flat[3],
+        what=what, clean_before=flat[0], other_before=flat[1], clean_after=flat[2], other_after=flat[3],
         explained=(ratios[0], ratios[1]),
     )  # fmt: skip

@@ -129,8 +129,14 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """Features in two dimensions, rows (N, 2), all on the axes of those before; `explained`: the axes' variance."""
+    """Many numbers per image in two dimensions, rows (N, 2), all on the axes of those before.
 
+    Attributes:
+        what: what the numbers are.
+        explained: the shares of the variance before that the two axes hold.
+    """
+
+    what: str
     clean_before: Tensor
     other_before: Tensor
     clean_after: Tensor
@@ -190,7 +196,7 @@ class Evidence:
     ball: str
     confusions: Sequence[Confusion]
     layer: Layer
-    projection: Projection
+    projections: Sequence[Projection]
     detection: Detection
 
     def to_dict(self) -> dict[str, Any]:
