@@ -11,7 +11,7 @@ from torch import nn
 from neural_polarizer import FitConfig, InputError, PolarizedModel
 from neural_polarizer.build import build_polarizer
 from neural_polarizer.lab.evidence import Trigger, class_names, evidence_of, rates_note, rates_table
-from neural_polarizer.lab.features import LARGEST, features_of, matrices, pooled
+from neural_polarizer.lab.features import LARGEST, features_of, matrices, pooled, projected
 from neural_polarizer.lab.patterns import MOST_CLASSES, classes_shown, family_of, in_words, seek
 from neural_polarizer.mixture import Family
 from neural_polarizer.suspicion import Suspicion
@@ -204,6 +204,19 @@ def test_large_matrices_are_made_small():
     assert before.shape == (6, 100)
     torch.testing.assert_close(before, after)
     assert changed < 1e-4
+
+
+def test_the_projection_is_pca():
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    sides = [torch.rand(20, 5, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    found = projected("x", *sides)
+    pca = decomposition.PCA(2, svd_solver="full").fit(torch.cat(sides[:2]).double().numpy())
+    assert found.explained == pytest.approx(pca.explained_variance_ratio_.tolist(), abs=1e-6)
+    wanted = torch.from_numpy(pca.transform(sides[3].double().numpy())).float()
+    torch.testing.assert_close(found.other_after.abs(), wanted.abs(), atol=1e-5, rtol=1e-4)
+    one = projected("x", *(side[:, :1] for side in sides))
+    assert one.clean_before.shape == (20, 2)
+    assert one.explained == (1.0, 0.0)
 
 
 def test_which_kind_of_pattern_is_sought():

@@ -97,16 +97,15 @@ def projected(
     what: str, clean_before: Tensor, other_before: Tensor, clean_after: Tensor, other_after: Tensor
 ) -> Projection:
     """Rows (N, D) on the two principal components of what there was before; of one number each, beside 0."""
-    from sklearn.decomposition import PCA
-
-    sides = [
-        F.pad(t, (0, max(0, 2 - t.shape[1]))).double().numpy()
-        for t in (clean_before, other_before, clean_after, other_after)
-    ]
-    pca = PCA(2, svd_solver="full").fit([*sides[0], *sides[1]])
-    flat = [torch.from_numpy(pca.transform(side)).float() for side in sides]
-    ratios = [float(r) if math.isfinite(r) else 0.0 for r in pca.explained_variance_ratio_]
+    room = (0, max(0, 2 - clean_before.shape[1]))
+    sides = [F.pad(t, room).double() for t in (clean_before, other_before, clean_after, other_after)]
+    before = torch.cat(sides[:2])
+    middle = before.mean(0)
+    _, lengths, axes = torch.linalg.svd(before - middle, full_matrices=False)
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))  # the sign of an axis is chance: made positive here
+    flat = [((side - middle) @ (axes * largest.sign())[:2].T).float() for side in sides]
+    shares = (lengths.square() / lengths.square().sum().clamp_min(1e-30)).tolist()
     return Projection(
         what=what, clean_before=flat[0], other_before=flat[1], clean_after=flat[2], other_after=flat[3],
-        explained=(ratios[0], ratios[1]),
+        explained=(shares[0], shares[1]),
     )  # fmt: skip

@@ -126,9 +126,13 @@ def _trigger(folder: Path | None, classes: int) -> Trigger | None:
         return None
     attack = load_backdoored(folder).attack
     if attack is None:
-        raise InputError(f"attack: {str(folder)!r} holds a clean twin, wanted the folder of an attack")
+        raise InputError(
+            f"attack: {str(folder)!r} holds a clean twin, which has no trigger; give the folder of an attack"
+        )
     if attack.target is not None and attack.target >= classes:
-        raise InputError(f"attack: found target {attack.target}, the model has {classes} classes")
+        raise InputError(
+            f"attack: found target {attack.target}, the model has {classes} classes; give an attack on this model"
+        )
     to = "each class to the next" if attack.target is None else f"all to class {attack.target}"
     return Trigger(f"the trigger of {attack.name}, {to}", attack.trigger, attack.target)
 
