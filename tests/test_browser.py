@@ -21,7 +21,21 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")
 
-PHONE, DESK = 390, 1280
+PHONE, DESK, PAPER = 390, 1280, 718  # A4 less its margins, in CSS pixels
+WIDE = [
+    ("method", "ACC", "ASR", "RA", "DER", "AUROC", "parameters", "seconds"),
+    ("before", "99.4% (98.0–99.8)", "100.0% (98.8–100.0)", "0.0% (0.0–1.2)", "", "", "", ""),
+    (
+        "after r-cnpd",
+        "98.6% (96.8–99.4)",
+        "100.0% (98.8–100.0)",
+        "98.1% (96.0–99.1)",
+        "0.993",
+        "1.000",
+        "10,880",
+        "126.5",
+    ),
+]
 WIDER_THAN_THE_PAGE = """
 () => [...document.querySelectorAll("main *")].filter(e => {
   if (e.closest(".scroll") || e.closest("svg")) return false;
@@ -44,7 +58,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     made = {
         "triggered": report(),
-        "perturbed": report(evidence=evidence(11, other="perturbed", labelled=False)),
+        "perturbed": report(evidence=evidence(11, other="perturbed", labelled=False), table=WIDE),
         "many classes": report(evidence=evidence(43), verdict="Not purified: " + BAD_NAME, good=False),
     }
     for name, page in made.items():
@@ -140,9 +154,12 @@ def brightness(colour: str) -> float:
     return sum(int(part) for part in colour[4:-1].split(",")[:3]) / 765
 
 
-def test_it_prints_dark_on_white_whatever_the_scheme(browser, pages):
-    with Opened(browser, pages["triggered"], color_scheme="dark") as opened:
+@pytest.mark.parametrize("name", ["triggered", "perturbed", "many classes"])
+def test_it_prints_dark_on_white_whatever_the_scheme(browser, pages, name):
+    with Opened(browser, pages[name], viewport={"width": PAPER, "height": 1000}, color_scheme="dark") as opened:
         opened.page.emulate_media(media="print", color_scheme="dark")
+        scroll, client = opened.sizes()
+        assert scroll <= client == PAPER
         ink = opened.page.locator("body").evaluate("e => getComputedStyle(e).color")
         assert brightness(ink) < 0.1
         assert not opened.page.locator("nav").is_visible()

@@ -144,6 +144,14 @@ def test_without_labels_the_original_predictions_stand_for_them():
     assert len(labels) == e.acc[0].images
 
 
+def test_images_of_one_class_alone_are_enough_where_no_trigger_is_known():
+    x, labels = images()
+    e = evidence_of(cured(), x[labels == 0], labels[labels == 0])
+    assert e.target != 0
+    assert e.asr[0].images == 10
+    assert e.patterns[0].reached.images == 0
+
+
 def test_all_to_all_counts_the_next_class():
     x, labels = images()
     shifted = Trigger("to the next", lambda t: torch.roll(t, 0, 0), None)

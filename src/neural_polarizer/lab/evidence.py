@@ -69,7 +69,7 @@ def evidence_of(
     truth = given if labels is None else labels[:MOST].cpu()
     shown = class_names(names, classes)
     patterns, found, ball = strongest(purified, clean, truth, shown, suspicion, seed=seed)
-    known = trigger if trigger is not None else _strongest_of(found, [p.reached.share for p in patterns], ball, shown)
+    known = trigger if trigger is not None else _strongest_of(found, [p.reached for p in patterns], ball, shown)
     rows = attackable(truth, known.target).nonzero()[:, 0]
     if not len(rows):
         raise InputError(f"clean: all images are of class {known.target}, the target; give images of other classes")
@@ -124,12 +124,12 @@ def _both(said: Prediction, wanted: Tensor) -> tuple[Count, Count]:
     return Count(before, len(wanted)), Count(after, len(wanted))
 
 
-def _strongest_of(found: list[Found], reached: list[float], ball: str, names: Sequence[str]) -> Trigger:
+def _strongest_of(found: list[Found], reached: list[Count], ball: str, names: Sequence[str]) -> Trigger:
     """The pattern that reaches its class most often, in place of a trigger that nobody knows."""
-    best = found[max(range(len(found)), key=lambda i: reached[i])]
-    return Trigger(
-        f"the strongest pattern towards class {names[best.target]} that was found, {ball}", best.on, best.target
-    )
+    possible = [i for i, count in enumerate(reached) if count.images]  # images of one class alone leave no other to it
+    best = found[max(possible, key=lambda i: reached[i].share)]
+    name = f"the strongest pattern towards class {names[best.target]} that was found, {ball}"
+    return Trigger(name, best.on, best.target)
 
 
 def _triggered(trigger: Trigger, images: Tensor) -> Tensor:
