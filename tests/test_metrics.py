@@ -15,6 +15,7 @@ from neural_polarizer.metrics import (
     excess_asr,
     robust_accuracy,
     tpr_at_fpr,
+    wilson,
 )
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -81,3 +82,18 @@ def test_nothing_to_count():
         attack_success_rate(torch.tensor([0]), torch.tensor([0]), target=0)
     with pytest.raises(InputError, match="classes"):
         attack_success_rate(torch.tensor([0]), torch.tensor([0]), target=None)
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [(39, 40, 0.8712, 0.9956), (0, 33, 0.0, 0.1043), (33, 33, 0.8957, 1.0), (81, 263, 0.2553, 0.3662)],
+)
+def test_wilson_intervals(hits, count, low, high):
+    """The last is the worked example of Newcombe, "Two-sided confidence intervals for the single proportion" (1998)."""
+    assert wilson(hits, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 0), (3, 2), (-1, 5)])
+def test_wilson_wants_a_share(hits, count):
+    with pytest.raises(InputError, match="hits"):
+        wilson(hits, count)

@@ -112,5 +112,7 @@ def usable_device(argument: str, name: torch.device | str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{argument}: found {str(name)!r}, wanted a device of this machine ({reason})") from None
+        raise InputError(
+            f"{argument}: found {str(name)!r}, wanted one of this machine, such as cpu ({reason})"
+        ) from None
     return device

@@ -100,6 +100,13 @@ def _folds(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, nn.Conv2d) and getattr(layer, "groups", 1) == 1
 
 
+def held_back(images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Which of so many clean images judge, and which are fitted on: sorted rows of both, the same for the same seed."""
+    shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+    count = max(2, round(HELD_SHARE * images))
+    return shuffled[:count].sort().values, shuffled[count:].sort().values
+
+
 class Chooser:
     """Everything that is shared by the trials: the split, the perturbed images, the original model's word.
 
@@ -127,10 +134,7 @@ class Chooser:
         self._images, self._labels, self._labelled = images, labels, labelled
         self._config, self._start, self._budget = config, start, max_accuracy_drop
         self._seed, self._progress = seed, progress
-        order = torch.Generator().manual_seed(seed)
-        shuffled = torch.randperm(len(images), generator=order).to(images.device)
-        count = max(2, round(HELD_SHARE * len(images)))
-        self.held, self._rows = shuffled[:count].sort().values, shuffled[count:].sort().values
+        self.held, self._rows = (rows.to(images.device) for rows in held_back(len(images), seed))
         self._attempts, self._original = attempts, attempts.original
         self.trials: list[Trial] = []
         self._kept: list[Chosen | None] = []

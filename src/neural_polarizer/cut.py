@@ -84,7 +84,8 @@ def _first_pass(view: nn.Module, example: Tensor) -> Tensor:
         raise
     except Exception as error:
         raise InputError(
-            f"model: failed on images of shape {tuple(example.shape)} ({type(error).__name__}: {error})"
+            f"model: failed on images of shape {tuple(example.shape)} ({type(error).__name__}: {error}); wanted a size "
+            "and channels that it takes"
         ) from error
 
 
@@ -290,7 +291,8 @@ class Cut:
             )
         if len(calls) != 1:
             raise InputError(
-                f"layer: {self.layer!r} is called {len(calls)} times in one pass, wanted a layer that is called once"
+                f"layer: {self.layer!r} is called {len(calls)} times in one pass, wanted one that is called once (see "
+                "list_layers)"
             )
         if not seen or not 2 <= seen[0][0].ndim <= 4 or seen[0][0].shape[0] != len(example):
             found = f"a tensor of shape {tuple(seen[0][0].shape)}" if seen else "no floating tensor"

@@ -9,6 +9,8 @@ Example:
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,24 @@ def _share(hits: Tensor, what: str) -> float:
     if hits.numel() == 0:
         raise InputError(f"{what}: found no image that counts, wanted at least one")
     return hits.double().mean().item()
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """An interval for a share, 95 % with the default `z`: never empty, never outside [0, 1], unlike p ± z·σ.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+
+    Example:
+        >>> low, high = wilson(0, 100)
+        >>> low, round(high, 3)
+        (0.0, 0.037)
+    """
+    if not 0 <= hits <= count or count < 1:
+        raise InputError(f"hits: found {hits} of {count}, wanted at least one image and no more hits than images")
+    share, slack = hits / count, z * z / count
+    middle, width = share + slack / 2, z * math.sqrt(share * (1 - share) / count + slack / (4 * count))
+    low, high = (middle - width) / (1 + slack), (middle + width) / (1 + slack)
+    return (low if hits else 0.0), (high if hits < count else 1.0)
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:

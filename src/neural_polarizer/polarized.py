@@ -322,7 +322,10 @@ class PolarizedModel(nn.Module):
                 judged=saved.judged, capture=capture,
             )  # fmt: skip
         except InputError as error:
-            raise InputError(f"directory: the polarizer in {str(folder)!r} does not fit this model: {error}") from None
+            raise InputError(
+                f"directory: the polarizer in {str(folder)!r} does not fit this model: {error}; "
+                "give the one that it was made for"
+            ) from None
         if purified.cut.classes != saved.classes:
             raise InputError(
                 f"directory: the polarizer in {str(folder)!r} was made for {saved.classes} classes, "

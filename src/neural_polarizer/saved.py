@@ -102,7 +102,9 @@ class SavedPolarizer:
         if len(types) != 1 or not all(t.is_floating_point for t in types):
             raise InputError(f"{path}: found tensors of {sorted(map(str, types))}, wanted one floating-point type")
         if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
-            raise InputError(f"{path}: its SHA-256 is not the one in the config beside it: another or a damaged file")
+            raise InputError(
+                f"{path}: its SHA-256 is not the one in the config beside it: another or a damaged one; copy both anew"
+            )
         state = read_finite(stored, path)
         polarizer = self._build().to(types.pop())
         polarizer.load_state_dict(state)
@@ -124,5 +126,7 @@ def read_saved(directory: str | os.PathLike[str]) -> SavedPolarizer:
     """
     folder = Path(directory)
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
-        raise InputError(f"directory: {str(folder)!r} holds no polarizer, wanted {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise InputError(
+            f"directory: {str(folder)!r} holds no polarizer, wanted the {CONFIG_FILE} and {WEIGHTS_FILE} of `purify`"
+        )
     return SavedPolarizer(read_json_object(folder / CONFIG_FILE), str(folder / CONFIG_FILE))

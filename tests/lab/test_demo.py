@@ -48,7 +48,8 @@ def test_what_is_written_can_be_used(quick, tmp_path):
     clean, triggered = images[: demo.SAMPLES], images[demo.SAMPLES :]
     torch.testing.assert_close(triggered, demo.BadNets().trigger(clean))
     report = (tmp_path / "report.html").read_text()
-    assert report.count("<img") == 10
+    assert "a 3x3 patch (BadNets)" in report
+    assert report.count("<img") == 2 * 6 + 2 * 10 + 1  # six pairs, two patterns per class, the matrix
 
 
 def test_the_clean_set_is_small_and_unseen():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..methods import METHODS
 from .bench import bench
 from .export import add_to as add_export
 from .purify import add_to
+from .report import add_to as add_report
 from .tables import print_table
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ def demo(
 
 
 add_to(app)
+add_report(app)
 add_export(app)
 
 
@@ -207,7 +210,7 @@ def attack(
             options["poisoning_ratio"] = poisoning_ratio
         chosen = build_attack(attack, options)
     elif option or poisoning_ratio is not None:
-        raise InputError("attack: none takes neither --option nor --poisoning-ratio")
+        raise InputError("attack: none takes neither --option nor --poisoning-ratio; leave them out")
     clean = load_backdoored(clean_model, device=device).model if clean_model else None
     victim = _victim(
         dataset, data_dir, arch, width, size, epochs, lr, batch_size, precision, hold_back, seed, device, download
@@ -308,6 +311,8 @@ def _victim(
 
 def main() -> None:
     """Entry point: bad input is one line on standard error and exit status 2, an interruption 130."""
+    if os.environ.get("NO_COLOR"):  # https://no-color.org; rich would still write bold and dim, this stops all of it
+        os.environ["TERM"] = "dumb"
     try:
         app()
     except InputError as error:

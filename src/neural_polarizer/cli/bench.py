@@ -127,22 +127,30 @@ def table(
 def plot(
     folder: Annotated[Path, typer.Argument(help="Folder of `bench run`, or any folder of its records.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write; FOLDER/plots by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the written files as JSON.")] = False,
 ) -> None:
     """Draw DER by clean images, ASR by ACC drop and DER by time, as PNG and SVG."""
     from ..lab.bench.plot import write_plots
     from ..lab.bench.store import read_records
     from ..lab.bench.table import frame_of
 
-    for path in write_plots(out or folder / "plots", frame_of(read_records(folder))):
+    written = write_plots(out or folder / "plots", frame_of(read_records(folder)))
+    if as_json:
+        typer.echo(json.dumps([str(path) for path in written]))
+        return
+    for path in written:
         typer.echo(path)
 
 
 @bench.command()
-def grids() -> None:
+def grids(as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False) -> None:
     """List the grids that come with the library."""
     from ..lab.bench.grid import read_grid, shipped
 
     names = shipped()
+    if as_json:
+        typer.echo(json.dumps([{"name": name, "about": read_grid(name).about} for name in names], indent=2))
+        return
     for name in names:
         typer.echo(f"{name:<{max(map(len, names))}}  {read_grid(name).about}")
 

@@ -82,13 +82,14 @@ def purify(
     setting = {
         "model": str(model), "arch": arch or "", "clean": str(clean), "clean images": len(images),
         "labels": labels is not None, "method": method.value, "layer": layer, "max_accuracy_drop": max_accuracy_drop,
-        "seed": seed, "device": device,
+        "seed": seed, "device": device, "normalization": normalization or "", "classes": classes, "width": width,
+        "size": size, "channels": channels,
     }  # fmt: skip
     found = write(done, out, setting)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        print_table(trials_table(done.choice))
+        print_table(trials_table(done.choice.trials, done.choice.chosen))
         for line in verdict(done):
             typer.echo(line)
         typer.echo(f"Written to {out}/: polarizer/, report.html, metrics.json")

@@ -200,11 +200,13 @@ def load_backdoored(folder: Path, *, device: str = "cpu") -> Backdoored:
     Raises:
         InputError: a missing or damaged file, an attack or an option that is unknown.
     """
+    if not (folder / CARD).is_file():
+        raise InputError(f"{folder}: found no {CARD} there, wanted a folder that `polarize attack --out` wrote")
     card = read_json_object(folder / CARD, limit=1 << 26)
     setting = card.get("setting")
     described = setting.get("attack") if isinstance(setting, dict) else None
     if card.get("format") != 1 or not isinstance(described, dict) or not isinstance(described.get("options"), dict):
-        raise InputError(f"{folder / CARD}: found no attack, wanted the card of a backdoored network (format 1)")
+        raise InputError(f"{folder / CARD}: found no attack, wanted what `polarize attack --out` wrote (format 1)")
     attack = None
     if described.get("name") != CLEAN:
         learned = {}

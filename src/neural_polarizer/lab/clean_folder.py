@@ -30,7 +30,7 @@ def read_clean(
     Example:
         >>> images, labels, names = read_clean(Path("clean/"), size=32)  # doctest: +SKIP
     """
-    files = open_files(path)
+    files = open_files(path, "clean")
     names = sorted(n for n in files.names() if n.lower().endswith(SUFFIXES) and not n.startswith("__MACOSX/"))
     if not names:
         raise InputError(f"clean: found no image in {str(path)!r}, wanted {', '.join(SUFFIXES)}")
@@ -48,7 +48,7 @@ def read_clean(
     numbered = all(c.isdecimal() for c in classes)
     index = {c: int(c) if numbered else i for i, c in enumerate(classes)}
     if len(set(index.values())) < len(index):
-        raise InputError(f"clean: found folders that are the same number, among {', '.join(classes)}")
+        raise InputError(f"clean: found folders that are the same number, among {', '.join(classes)}; rename them")
     return images, torch.tensor([index[p[0]] for p in parts]), tuple(classes)
 
 
@@ -67,4 +67,6 @@ def check_classes(labels: Tensor | None, names: tuple[str, ...], classes: int) -
             "folders named by class index (0, 1, ...)"
         )
     if int(labels.max()) >= classes:
-        raise InputError(f"clean: found a folder for class {int(labels.max())}, the model has {classes} classes")
+        raise InputError(
+            f"clean: found a folder for class {int(labels.max())}, the model has {classes}, from 0 on; rename it"
+        )

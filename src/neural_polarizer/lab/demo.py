@@ -20,15 +20,17 @@ from ..metrics import attackable, auroc, defence_effectiveness, der_ceiling, tpr
 from ..models.small_resnet import SmallResNet
 from ..models.zoo import save_model
 from ..polarized import PolarizedModel
-from ..report.page import Report, Sample, write_report
+from ..report.figures import Count
+from ..report.page import Report, write_report
 from .attacks.badnets import BadNets
 from .augment import shifted
 from .datasets.base import ImageData, Split
 from .datasets.digits import digits
 from .datasets.images import write_image
 from .evaluate import Evaluation, evaluate
+from .evidence import Trigger, evidence_of
 from .machine import machine, versions
-from .train import Recipe, predict, train
+from .train import Recipe, train
 
 LAYER = "layer3"
 ARCH = "small_resnet"
@@ -118,10 +120,21 @@ def backdoored_digits(seed: int, *, device: str = "cpu", progress: bool = True) 
     model = SmallResNet(classes=len(data.classes), stride=STRIDE, seed=seed).to(device)
     start = time.perf_counter()
     train(model, poisoned.to(device), RECIPE, seed=seed, progress=progress, name="train the backdoored network")
-    seconds = time.perf_counter() - start
-    test = data.test.to(device)
+    return scene_of(model, data, clean, attack, time.perf_counter() - start)
+
+
+def scene_of(model: nn.Module, data: ImageData, clean: Split, attack: BadNets, seconds: float) -> Scene:
+    """The scene around a trained network, measured."""
+    test = data.test.to(device_of(model))
     before = evaluate(model, test, attack, len(data.classes))
     return Scene(model, attack, ImageData(data.name, data.train, test, data.classes), clean, before, seconds)
+
+
+def scene_again(seed: int, model: nn.Module) -> Scene:
+    """The scene of an earlier `demo` around the network that it wrote: data and attack follow from the seed."""
+    data = digits(size=SIZE, seed=seed)
+    held, _ = data.hold_back(int(CLEAN_SHARE * len(data.train)), seed)
+    return scene_of(model, data, data.train.take(held), BadNets(), 0.0)
 
 
 def augmented(clean: Split, seed: int) -> tuple[Tensor, Tensor]:
@@ -144,7 +157,11 @@ def defend(scene: Scene, method: str, seed: int, *, progress: bool = True) -> Re
         seed=seed,
         progress=progress,
     )
-    seconds = time.perf_counter() - start
+    return judged(scene, method, purified, time.perf_counter() - start)
+
+
+def judged(scene: Scene, method: str, purified: PolarizedModel, seconds: float) -> Result:
+    """What a purified network does on the test images."""
     test = scene.data.test
     after = evaluate(purified, test, scene.attack, len(scene.data.classes))
     counted = test.take(attackable(test.labels, scene.attack.target))
@@ -212,6 +229,7 @@ def run_demo(
         folder = out if len(results) == 1 else make_directory("out", out / result.method)
         result.purified.save_pretrained(folder / "polarizer")
         metrics = {
+            "command": "demo",
             **metrics_of(result),
             "seconds": {"train": scene.seconds, "purify": result.seconds},
             "seed": seed,
@@ -241,28 +259,34 @@ def table_of(results: Sequence[Result]) -> list[tuple[str, ...]]:
     def percent(e: Evaluation) -> tuple[str, str, str]:
         return f"{e.acc:.1%}", f"{e.asr:.1%}", f"{e.ra:.1%}"
 
-    rows: list[tuple[str, ...]] = [HEADER, ("before", *percent(results[0].before), "", "", "", "")]
-    for r in results:
-        figures = (f"{r.der:.3f}", f"{r.auroc:.3f}", f"{r.parameters:,}", f"{r.seconds:.1f}")
-        rows.append((f"after {r.method}", *percent(r.after), *figures))
-    return rows
+    return [HEADER, ("before", *percent(results[0].before), "", "", "", ""), *(
+        (f"after {r.method}", *percent(r.after), *_further(r)) for r in results
+    )]  # fmt: skip
+
+
+def _further(r: Result) -> tuple[str, str, str, str]:
+    return f"{r.der:.3f}", f"{r.auroc:.3f}", f"{r.parameters:,}", f"{r.seconds:.1f}"
+
+
+def table_with_intervals(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """The same with 95 % intervals, for the page."""
+
+    def counted(e: Evaluation) -> tuple[str, str, str]:
+        sizes = ((e.acc, e.images), (e.asr, e.triggered), (e.ra, e.triggered))
+        acc, asr, ra = (str(Count(round(share * images), images)) for share, images in sizes)
+        return acc, asr, ra
+
+    return [HEADER, ("before", *counted(results[0].before), "", "", "", ""), *(
+        (f"after {r.method}", *counted(r.after), *_further(r)) for r in results
+    )]  # fmt: skip
 
 
 def report_of(scene: Scene, results: Sequence[Result], described: dict[str, Any]) -> Report:
-    """The page: verdict, table, five clean and triggered images, curves, setting."""
+    """The page; what it shows beside table and curves is of the best method."""
     best = max(results, key=lambda r: r.der)
-    good = best.after.asr <= 0.05 and best.before.acc - best.after.acc <= 0.02
-    test, names = scene.data.test, scene.data.classes
-    rows = attackable(test.labels, scene.attack.target).nonzero()[:5, 0]
-    clean = test.floats(rows)
-    pictures = {"clean": clean, "triggered": scene.attack.trigger(clean)}
-    samples: dict[str, list[Sample]] = {}
-    for caption, images in pictures.items():
-        before, after = predict(scene.model, images), predict(best.purified, images)
-        samples[caption] = [
-            Sample(caption=caption, image=image, truth=names[int(y)], before=names[int(b)], after=names[int(a)])
-            for image, y, b, a in zip(images, test.labels[rows], before, after, strict=True)
-        ]
+    test, attack = scene.data.test, scene.attack
+    trigger = Trigger(f"a {attack.size}x{attack.size} patch (BadNets)", attack.trigger, attack.target)
+    evidence = evidence_of(best.purified, test.images.cpu(), test.labels.cpu(), scene.data.classes, trigger=trigger)
     return Report(
         title="Neural Polarizer: demonstration on digits",
         verdict=(
@@ -270,15 +294,16 @@ def report_of(scene: Scene, results: Sequence[Result], described: dict[str, Any]
             f"after purification it sends {best.after.asr:.1%} there, and {best.after.ra:.1%} get their true class. "
             f"Clean accuracy went from {best.before.acc:.1%} to {best.after.acc:.1%}."
         ),
-        good=good,
-        table=table_of(results),
-        setting={k: json.dumps(v) if isinstance(v, dict) else str(v) for k, v in described.items()},
-        pairs=list(zip(samples["clean"], samples["triggered"], strict=True)),
-        histories={r.method: r.purified.history for r in results},
+        good=best.after.asr <= 0.05 and best.before.acc - best.after.acc <= 0.02,
+        said=[f"Pictures and figures below the table are of {best.method}."] if len(results) > 1 else [],
+        table=table_with_intervals(results),
         notes=(
             f"ACC over {best.after.images} clean test images; ASR (lower is better) and RA (higher is better) over the "
-            f"{best.after.triggered} triggered ones whose true class is not the target. DER at most "
-            f"{der_ceiling(best.before.asr):.3f} for an attack of this strength. AUROC: telling triggered from "
-            "clean images by how much of the original class the polarizer took away.",
+            f"{best.after.triggered} triggered ones whose true class is not the target. In brackets: 95 % intervals "
+            f"(Wilson), in percent. DER at most {der_ceiling(best.before.asr):.3f} for an attack of this strength. "
+            "AUROC: telling triggered from clean images by how much of the original class the polarizer took away.",
         ),
+        evidence=evidence,
+        histories={r.method: r.purified.history for r in results},
+        setting={k: json.dumps(v) if isinstance(v, dict) else str(v) for k, v in described.items()},
     )

@@ -61,7 +61,7 @@ def detect_folder(
 def check_out(path: Path) -> None:
     """Refuse a file that cannot be written, before the work and not after it."""
     if not path.parent.is_dir():
-        raise InputError(f"out: {str(path.parent)!r} is no folder")
+        raise InputError(f"out: {str(path.parent)!r} is no folder; make it first, or choose another file")
 
 
 def write_suspects(path: Path, suspects: list[Suspect]) -> None:

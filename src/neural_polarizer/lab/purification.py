@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import device_of
-from ..choice import Choice
+from ..choice import Choice, Trial
+from ..choose import held_back
 from ..cut import frozen_view, logits_of
 from ..files import make_directory, write_atomically
 from ..fit import purify
 from ..polarized import PolarizedModel
+from ..report.figures import Evidence
 from ..report.page import Report, write_report
 from ..saved import WEIGHTS_FILE
 from .datasets.base import to_floats
+from .evidence import class_names, evidence_of, rates_note, rates_table
 from .machine import machine, versions
 
 DONE, NOT_MET = 0, 3  # exit statuses
@@ -30,21 +33,31 @@ REPEATS, BATCH = 5, 16  # of the latency
 
 @dataclass(frozen=True)
 class Purification:
-    """What came of it; `seconds` is the fit, `latency` milliseconds per image before and after."""
+    """What came of it.
+
+    Attributes:
+        seconds: of the fit.
+        latency: milliseconds per image before and after.
+        names: of the classes.
+        held_images, held_labels: the clean images that the fit has not seen (M, C, H, W) uint8, and (M,) or None.
+        seed: of everything.
+    """
 
     purified: PolarizedModel
     choice: Choice
     seconds: float
     latency: tuple[float, float]
     names: tuple[str, ...]
-    images: int
+    held_images: Tensor
+    held_labels: Tensor | None
+    seed: int
 
     @property
     def status(self) -> int:
         return DONE if self.choice.within_budget else NOT_MET
 
     def class_name(self, index: int) -> str:
-        return f"{index} ({self.names[index]})" if index < len(self.names) else str(index)
+        return class_names(self.names, self.purified.cut.classes)[index]
 
 
 def run_purification(
@@ -72,7 +85,9 @@ def run_purification(
     assert purified.choice is not None
     few, view = floats[:BATCH].to(device_of(model)), frozen_view(model)
     latency = _milliseconds(lambda x: logits_of(view(x)), purified, few)
-    return Purification(purified, purified.choice, seconds, latency, names, len(images))
+    held, _ = held_back(len(images), seed)
+    held_labels = None if labels is None else labels[held]
+    return Purification(purified, purified.choice, seconds, latency, names, images[held], held_labels, seed)
 
 
 @torch.no_grad()
@@ -141,6 +156,7 @@ def metrics(p: Purification, setting: dict[str, Any]) -> dict[str, Any]:
     own, everything = p.purified.get_nb_trainable_parameters()
     return {
         "format": 1,
+        "command": "purify",
         "status": p.status,
         "within_budget": p.choice.within_budget,
         "method": p.purified.method,
@@ -157,25 +173,33 @@ def metrics(p: Purification, setting: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(p: Purification, out: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """The polarizer, `metrics.json` and `report.html` under `out`; returns the metrics."""
+    """The polarizer, `metrics.json` and `report.html` under `out`; returns the metrics.
+
+    The report comes last: it takes some passes more, and `polarize report` can make it again.
+    """
     folder = make_directory("out", out)
     p.purified.save_pretrained(folder / "polarizer")
     if p.purified.outside_budget is not None:
         p.purified.outside_budget.save_pretrained(folder / "over_budget")
     found = {**metrics(p, setting), "polarizer_bytes": (folder / "polarizer" / WEIGHTS_FILE).stat().st_size}
-    write_report(folder / "report.html", report_of(p, setting))
     write_atomically(folder / "metrics.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
+    evidence = evidence_of(
+        p.purified, p.held_images, p.held_labels, p.names, suspicion=p.choice.suspicion, seed=p.seed
+    )  # fmt: skip
+    write_report(
+        folder / "report.html", report_of(found, evidence, p.purified, trials_table(p.choice.trials, p.choice.chosen))
+    )
     return found
 
 
 TRIALS = ("layer", "method", "strength", "accuracy drop", "doubt", "repaired", "score", "budget", "seconds")
 
 
-def trials_table(c: Choice) -> list[tuple[str, ...]]:
+def trials_table(trials: Sequence[Trial], chosen: int | None) -> list[tuple[str, ...]]:
     """What was tried, header first; the chosen one is marked."""
     rows: list[tuple[str, ...]] = [TRIALS]
-    for i, t in enumerate(c.trials):
-        name = f"{t.layer} *" if i == c.chosen else t.layer
+    for i, t in enumerate(trials):
+        name = f"{t.layer} *" if i == chosen else t.layer
         if t.error:
             rows.append((name, t.method, f"{t.strength:g}", "failed", "", "", "", "", f"{t.seconds:.0f}"))
             continue
@@ -186,19 +210,34 @@ def trials_table(c: Choice) -> list[tuple[str, ...]]:
     return rows
 
 
-def report_of(p: Purification, setting: dict[str, Any]) -> Report:
-    said = verdict(p)
+TRIALS_NOTE = (
+    "* is what was taken. Accuracy drop: on held-back clean images. Doubt: the same drop as the original model's own "
+    "confidences tell it, on moved and mirrored views as well. Repaired: share of held-back perturbed images that get "
+    "their class back."
+)
+
+
+def report_of(
+    found: dict[str, Any], evidence: Evidence, purified: PolarizedModel, tried: Sequence[Sequence[str]]
+) -> Report:
+    """The page, from what `metrics.json` says and the evidence."""
+    said = [str(sentence) for sentence in found["verdict"]]
+    if evidence.other == "triggered":
+        said.append(
+            f"With {evidence.trigger}: the attacker's class was given to {evidence.asr[0]} of {evidence.asr[0].images} "
+            f"images before, and to {evidence.asr[1]} after; {evidence.ra[1]} get their true class."
+        )
+    about = {**found["setting"], "fit, seconds": found["seconds"], "machine": found["machine"], **found["versions"]}
     return Report(
         title="Neural Polarizer: purification",
         verdict=" ".join(said[:1]),
-        good=p.choice.within_budget,
-        table=trials_table(p.choice),
-        setting={k: str(v) for k, v in setting.items()},
-        histories={p.purified.method: p.purified.history} if p.purified.history else {},
-        notes=(
-            *said[1:],
-            "The table lists what was tried; * is what was taken. Accuracy drop: on held-back clean images. Doubt: the "
-            "same drop as the original model's own confidences tell it, on moved and mirrored views as well. Repaired: "
-            "share of held-back perturbed images that get their class back.",
-        ),
+        good=bool(found["within_budget"]),
+        said=said[1:],
+        table=rates_table(evidence, f"after {purified.method}"),
+        notes=(rates_note(evidence),),
+        evidence=evidence,
+        histories={purified.method: purified.history} if purified.history else {},
+        tried=tried,
+        tried_notes=(TRIALS_NOTE,),
+        setting={k: str(v) for k, v in about.items() if v is not None},
     )

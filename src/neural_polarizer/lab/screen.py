@@ -54,7 +54,7 @@ def suspicion_in(
 def candidates(directory: Path) -> list[Path]:
     """Files and folders in `directory`, sorted; hidden ones are not looked at."""
     if not directory.is_dir():
-        raise InputError(f"models: {str(directory)!r} is no folder")
+        raise InputError(f"models: {str(directory)!r} is no folder, wanted one of checkpoints")
     found = sorted(p for p in directory.iterdir() if not p.name.startswith("."))
     if not found:
         raise InputError(f"models: found nothing in {str(directory)!r}, wanted checkpoints")

@@ -64,16 +64,16 @@ def read_checkpoint(
     if path.is_dir():
         return _from_folder(path, arch, classes, statistics, given)
     if not path.exists():
-        raise InputError(f"model: {str(path)!r} does not exist")
+        raise InputError(f"model: {str(path)!r} does not exist, wanted a file or a folder")
     stored, arch, said, statistics = _from_file(path, arch, statistics)
     if classes is not None and said is not None and classes != said:
-        raise InputError(f"classes: found {classes}, but {path} says {said}")
+        raise InputError(f"classes: found {classes}, but {path} says {said}; leave it out")
     classes = said if classes is None else classes
     if arch is None:
         raise InputError(f"arch: {path} does not say what it is; {advice(stored)}")
     if is_user_code(arch):
         if given:
-            raise InputError(f"arch: {arch} takes no options, found {', '.join(given)}")
+            raise InputError(f"arch: {arch} takes no options, found {', '.join(given)}; leave them out")
         model = fill(build_user_model(arch, classes=classes), stored, str(path))
         return model if statistics is None else with_normalization(model, *statistics)
     if classes is not None:
@@ -88,11 +88,13 @@ def _from_folder(
         if not (path / MODEL_CARD).exists():
             raise InputError(f"model: {str(path)!r} has neither {MODEL_CARD} (ours) nor {CONFIG} (Hugging Face)")
         if statistics is not None:
-            raise InputError(f"normalization: found {statistics}, but the network of a model folder has its own")
+            raise InputError(
+                f"normalization: found {statistics}, but the network of a model folder has its own; leave it out"
+            )
         return load_model(path, arch=arch, classes=classes, **options)
     for name, value in {"arch": arch, **options}.items():
         if value is not None:
-            raise InputError(f"{name}: found {value!r}, but {path / CONFIG} says what the network is")
+            raise InputError(f"{name}: found {value!r}, but {path / CONFIG} says what the network is; leave it out")
     return read_hugging_face(path, classes=classes, normalization=statistics)
 
 
@@ -109,7 +111,7 @@ def _from_file(
     statistics = statistics or result.normalization
     if statistics is None:
         raise InputError(
-            f"normalization: {path} is of the data set {result.data!r:.80}, whose normalisation is not known here"
+            f"normalization: {path} is of the data set {result.data!r:.80}, whose normalisation is not known; say it"
         )
     return find_state_dict(result.model, str(path)), arch or result.arch, result.classes, statistics
 
@@ -146,5 +148,5 @@ def _built(
 def _plain(arch: str, options: Mapping[str, Any]) -> dict[str, float]:
     """Options that take an architecture's own normalisation away."""
     if "mean" not in options_of(arch) or not {"mean", "std"}.isdisjoint(options):
-        raise InputError(f"normalization: {arch} has one of its own")
+        raise InputError(f"normalization: {arch} has one of its own; leave it out")
     return {"mean": 0.0, "std": 1.0}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice
+from ..checks import check_choice, near
 from ..errors import InputError
 
 LIBRARIES = ("transformers", "timm", "torchvision")
@@ -172,7 +172,7 @@ def _transformers(name: str, classes: int, channels: int, size: int, width: int 
 def _timm(name: str, classes: int, channels: int, size: int) -> nn.Module:
     module = import_library("timm")
     if name not in module.list_models():
-        raise InputError(f"arch: timm knows no {name!r}")
+        raise InputError(f"arch: timm knows no {name!r}{near(name, module.list_models())}")
     options = {"num_classes": classes, "in_chans": channels, "pretrained": False}
     try:
         model: nn.Module = module.create_model(name, img_size=size, **options)
@@ -185,7 +185,8 @@ def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
     module = import_library("torchvision")
     if channels != 3:
         raise InputError(f"arch: torchvision's networks take 3 channels, found {channels}")
-    if name not in module.models.list_models(module=module.models):
-        raise InputError(f"arch: torchvision knows no classifier {name!r}")
+    known = module.models.list_models(module=module.models)
+    if name not in known:
+        raise InputError(f"arch: torchvision knows no classifier {name!r}{near(name, known)}")
     model: nn.Module = module.models.get_model(name, weights=None, num_classes=classes)
     return model

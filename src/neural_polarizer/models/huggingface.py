@@ -72,7 +72,7 @@ def read_hugging_face(
         state = {name: value.clone() for name, value in read_weights(stored, str(folder)).items()}
         model = _loaded(kind, config, state, folder)
     if classes not in (None, config.num_labels):
-        raise InputError(f"classes: found {classes}, but {folder / CONFIG} says {config.num_labels}")
+        raise InputError(f"classes: found {classes}, but {folder / CONFIG} says {config.num_labels}; leave it out")
     mean, std = _statistics(folder) if normalization is None else statistics_of(normalization)
     if len(mean) not in (1, channels):
         raise InputError(f"normalization: found {len(mean)} means, wanted one or {channels}, a value per channel")

@@ -116,7 +116,9 @@ def load_model(path: Path, *, arch: str | None = None, **options: Any) -> nn.Mod
     said = {**{k: v.default for k, v in options_of(found).items()}, **settings, "arch": found}
     for name, wanted in {"arch": arch, **options}.items():
         if wanted is not None and wanted != said.get(name):
-            raise InputError(f"{name}: found {wanted!r}, but {path / MODEL_CARD} says {said.get(name)!r:.80}")
+            raise InputError(
+                f"{name}: found {wanted!r}, but {path / MODEL_CARD} says {said.get(name)!r:.80}; leave it out"
+            )
     stored = open_safetensors(path / MODEL_FILE)
     return build_filled(found, settings, stored, str(path / MODEL_FILE))
 

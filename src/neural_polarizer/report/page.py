@@ -1,81 +1,21 @@
-"""The report: one self-contained HTML page."""
+"""The report: one self-contained HTML page, without scripts and without a request to anywhere.
+
+Each section is a file of `templates/sections/`; what it shows is in `figures`. Texts of others (names of classes and
+files) are escaped by the templates.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from ..errors import InputError
 from ..files import write_atomically
 from ..history import History
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One picture with its predictions: class names before and after, and the class that it truly shows."""
-
-    caption: str
-    image: Tensor  # (C, H, W) in [0, 1]
-    truth: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a page shows. `table` has a header row first; `setting` is name -> value; `histories` method -> rows."""
-
-    title: str
-    verdict: str
-    good: bool
-    table: Sequence[Sequence[str]]
-    setting: Mapping[str, str]
-    pairs: Sequence[tuple[Sample, Sample]] = ()
-    histories: Mapping[str, History] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-
-
-def png_data_uri(image: Tensor, side: int = 96) -> str:
-    """A (C, H, W) image in [0, 1] as a data URI, enlarged without smoothing so that pixels stay pixels."""
-    from PIL import Image
-
-    if image.shape[0] == 1:
-        image = image.expand(3, -1, -1)
-    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels)
-    if max(picture.size) < side:
-        picture = picture.resize((side, side), Image.Resampling.NEAREST)
-    out = io.BytesIO()
-    picture.save(out, "png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-def curves_svg(history: History, columns: Mapping[str, str]) -> str:
-    """Lines over the epochs as an SVG that takes its text colour from the page. `columns`: column -> legend."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 3.0), layout="constrained")
-    axes = figure.add_subplot()
-    epochs = history.column("epoch")
-    for name, legend in columns.items():
-        axes.plot(epochs, history.column(name), label=legend, linewidth=1.6)
-    axes.set_xlabel("epoch")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
-    figure.patch.set_alpha(0)
-    axes.patch.set_alpha(0)
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    return svg[svg.index("<svg") :].replace("#000000", "currentColor")
-
+from . import charts
+from .figures import Confusion, Evidence
+from .pictures import heat_data_uri, png_data_uri
 
 LOSSES = {
     "loss_bn": "clean (L_bn)",
@@ -84,24 +24,67 @@ LOSSES = {
     "loss_asr": "perturbed, target (L_asr)",
 }
 SHARES = {"clean_accuracy": "clean accuracy", "reached": "perturbed images that reach their target"}
+READABLE = 12  # classes of which a table of counts is still read on a phone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a page shows; tables have a header row first.
+
+    Attributes:
+        verdict, good: one sentence, and whether it is good news.
+        said: further sentences that belong to it.
+        table: the figures, before and after.
+        notes: how to read the table.
+        evidence: what both models do with images that no fit has seen.
+        histories: method -> its epochs.
+        tried, tried_notes: what was tried on the way, and how to read that.
+        setting: name -> value.
+    """
+
+    title: str
+    verdict: str
+    good: bool
+    table: Sequence[Sequence[str]]
+    setting: Mapping[str, str]
+    said: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    evidence: Evidence | None = None
+    histories: Mapping[str, History] = field(default_factory=dict)
+    tried: Sequence[Sequence[str]] = ()
+    tried_notes: Sequence[str] = ()
 
 
 def render(report: Report) -> str:
-    """The page as a string: no script, no request to anywhere."""
+    """The page as a string.
+
+    Raises:
+        InputError: jinja2, matplotlib or Pillow is missing.
+    """
     try:
+        import matplotlib  # noqa: F401
+        import PIL  # noqa: F401
         from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError:
-        raise InputError('report: needs jinja2 and matplotlib; pip install "neural-polarizer[cli]"') from None
+    except ImportError as error:
+        raise InputError(f'report: needs {error.name}; pip install "neural-polarizer[cli]"') from None
     environment = Environment(
-        loader=PackageLoader("neural_polarizer.report"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["png"] = png_data_uri
-    curves = {
-        name: (curves_svg(history, LOSSES), curves_svg(history, SHARES))
-        for name, history in report.histories.items()
-        if history
-    }
-    return environment.get_template("report.html.j2").render(report=report, curves=curves)
+        loader=PackageLoader("neural_polarizer.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(png=png_data_uri, heat=heat_data_uri, percent=lambda share: f"{share:.0%}")
+    environment.globals.update(
+        losses=lambda h: charts.curves_svg(h, LOSSES), shares=lambda h: charts.curves_svg(h, SHARES, share=True),
+        roc=charts.roc_svg, reach=charts.reach_svg, shifts=charts.shifts_svg, projected=charts.projection_svg,
+        readable=lambda c: len(c.before) <= READABLE, cells=cells,
+    )  # fmt: skip
+    histories = {name: history for name, history in report.histories.items() if history}
+    return environment.get_template("report.html.j2").render(report=report, e=report.evidence, histories=histories)
+
+
+def cells(confusion: Confusion, after: bool) -> list[list[tuple[int, float]]]:
+    """Rows of counts, each with its share of the row."""
+    counts = confusion.after if after else confusion.before
+    return [[(n, n / max(1, sum(row))) for n in row] for row in counts.tolist()]
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -170,7 +170,7 @@ class Tar(Files):
             raise InputError(f"{self.path}: is damaged ({error})") from None
 
 
-def open_files(path: Path) -> Files:
+def open_files(path: Path, argument: str = "data_dir") -> Files:
     """The files of a folder, a zip or a tar archive.
 
     Raises:
@@ -179,9 +179,9 @@ def open_files(path: Path) -> Files:
     if path.is_dir():
         return Folder(path)
     if not path.is_file():
-        raise InputError(f"data_dir: {str(path)!r} is neither a folder nor a file")
+        raise InputError(f"{argument}: {str(path)!r} is neither a folder nor a file; give one that exists")
     if path.name.lower().endswith(".zip"):
         return Zip(path)
     if path.name.lower().endswith(TAR_SUFFIXES):
         return Tar(path)
-    raise InputError(f"data_dir: found {str(path)!r}, wanted a folder, .zip, .tar, .tar.gz or .tgz")
+    raise InputError(f"{argument}: found {str(path)!r}, wanted a folder, .zip, .tar, .tar.gz or .tgz")
