@@ -30,13 +30,16 @@ BINS = 40
 UNUSUAL = 0.95  # share of the clean images that score less: what the papers allow as false positives, 5 %
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
-.pixels img { image-rendering: pixelated; width: 100% !important; height: 100% !important; object-fit: contain; }
+.pixels img {
+  image-rendering: pixelated; width: 100% !important; height: 100% !important; object-fit: contain;
+  box-sizing: border-box; padding-top: 28px; /* beneath the label */
+}
 .verdict { padding: 12px 16px; border-left: 6px solid #1b7f4b; margin: 4px 0; }
 .verdict.unusual { border-color: #b7791f; }
 .verdict.suspect { border-color: #c0392b; }
 .verdict.off { border-color: #888; }
 .verdict p { margin: 4px 0; }
-.verdict svg { width: 100%; height: auto; max-height: 130px; }
+.verdict svg { width: 100%; max-width: 460px; height: auto; }
 footer { display: none !important; }
 """
 
