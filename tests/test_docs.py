@@ -102,6 +102,12 @@ def test_a_page_can_be_followed(page, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_what_a_page_beside_the_site_links_to_is_there(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     for library in ("mkdocs", "material", "mkdocstrings_handlers.python"):
         pytest.importorskip(library)

@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import sys
+import types
 import urllib.error
 import urllib.request
 
@@ -86,6 +87,36 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run(monkeypatch, "app", "--polarizer", tmp_path, "--model", tmp_path) == 2
     assert 'pip install "neural-polarizer[app]"' in capsys.readouterr().err
+
+
+def test_the_command_reads_model_polarizer_clean_images_and_attack(monkeypatch, tmp_path):
+    from neural_polarizer import FitConfig, purify
+    from neural_polarizer.lab.backdoor import Victim, train_backdoored
+    from neural_polarizer.lab.datasets.digits import digits
+    from neural_polarizer.lab.train import Recipe
+
+    victim = Victim(digits(size=8), "small_resnet", {"width": 4}, Recipe(epochs=1))
+    attacked = train_backdoored(tmp_path / "model", victim, BadNets(size=2, target=3), progress=False)
+    few = victim.data.test.floats()[:12]
+    config = FitConfig(epochs=1, warmup_epochs=0)
+    purify(attacked.model, few, method="npd", layer="layer3", config=config, progress=False).save_pretrained(
+        tmp_path / "polarizer"
+    )
+    for i, image in enumerate(few):
+        (tmp_path / "clean").mkdir(exist_ok=True)
+        write_image(tmp_path / "clean" / f"{i}.png", image)
+    served = []
+    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))  # what draws the page is not asked here
+    monkeypatch.setattr(app, "serve", lambda judge, port: served.append((judge, port)))
+    given = ("--polarizer", tmp_path / "polarizer", "--model", tmp_path / "model", "--clean", tmp_path / "clean")
+    assert run(monkeypatch, "app", *given, "--attack", tmp_path / "model", "--port", "7999") == 0
+    ((judge, port),) = served
+    assert port == 7999
+    assert judge.attack == attacked.attack
+    assert judge.names == list("0123456789")
+    assert len(judge.scores) == 12
+    assert run(monkeypatch, "app", *given, "--attack", tmp_path / "clean") == 2  # no attack there
+    assert len(served) == 1
 
 
 @pytest.fixture(scope="module")
