@@ -28,8 +28,7 @@ def main() -> None:
     # What somebody else did: a ViT trained on digits, a tenth of which carry a patch and the label 3.
     torch.manual_seed(seed)
     config = ViTConfig(
-        image_size=SIZE, patch_size=2, hidden_size=48, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=96,
+        image_size=SIZE, patch_size=2, hidden_size=48, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96,
         num_labels=10,
     )  # fmt: skip
     processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
@@ -39,7 +38,7 @@ def main() -> None:
     trusted, others = data.hold_back(CLEAN, seed)
     attack = BadNets(size=4, target=3)
     poisoned = attack.poison(data.train.take(others), len(data.classes), seed).data
-    recipe = Recipe(epochs=30, lr=2e-3, optimizer="adamw", weight_decay=0.05)
+    recipe = Recipe(epochs=24, lr=2e-3, optimizer="adamw", weight_decay=0.05)
     train(model, poisoned, recipe, seed=seed, progress=False)
 
     # What you do: a few clean images, and the rest is chosen.
@@ -48,11 +47,8 @@ def main() -> None:
 
     # How it went, which only somebody who knows the attack can measure.
     before, after = (evaluate(m, data.test, attack, len(data.classes)) for m in (model, purified))
-    print(
-        json.dumps(
-            {"layer": purified.layer, "method": purified.method, "before": before.to_dict(), "after": after.to_dict()}
-        )
-    )
+    found = {"layer": purified.layer, "method": purified.method, "before": before.to_dict(), "after": after.to_dict()}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ CSS = """
   image-rendering: pixelated; width: 100% !important; height: 100% !important; object-fit: contain;
   box-sizing: border-box; padding-top: 28px; /* beneath the label */
 }
-.verdict { padding: 12px 16px; border-left: 6px solid #1b7f4b; margin: 4px 0; }
+.verdict { padding: 12px 16px; border-left: 6px solid #5b7fa6; margin: 4px 0; }
 .verdict.unusual { border-color: #b7791f; }
 .verdict.suspect { border-color: #c0392b; }
 .verdict.off { border-color: #888; }
