@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
@@ -89,7 +90,7 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys, tmp_path):
     assert 'pip install "neural-polarizer[app]"' in capsys.readouterr().err
 
 
-def test_the_command_reads_model_polarizer_clean_images_and_attack(monkeypatch, tmp_path):
+def test_the_command_reads_model_polarizer_clean_images_and_attack(monkeypatch, tmp_path, capsys):
     from neural_polarizer import FitConfig, purify
     from neural_polarizer.lab.backdoor import Victim, train_backdoored
     from neural_polarizer.lab.datasets.digits import digits
@@ -107,9 +108,12 @@ def test_the_command_reads_model_polarizer_clean_images_and_attack(monkeypatch, 
         write_image(tmp_path / "clean" / f"{i}.png", image)
     served = []
     monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))  # what draws the page is not asked here
-    monkeypatch.setattr(app, "serve", lambda judge, port: served.append((judge, port)))
+    monkeypatch.setattr(
+        app, "serve", lambda judge, port, tell: served.append((judge, port)) or tell("http://127.0.0.1:7999")
+    )
     given = ("--polarizer", tmp_path / "polarizer", "--model", tmp_path / "model", "--clean", tmp_path / "clean")
-    assert run(monkeypatch, "app", *given, "--attack", tmp_path / "model", "--port", "7999") == 0
+    assert run(monkeypatch, "app", *given, "--attack", tmp_path / "model", "--port", "7999", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"address": "http://127.0.0.1:7999"}
     ((judge, port),) = served
     assert port == 7999
     assert judge.attack == attacked.attack

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .purify import DEFEND, ArchOption, DeviceOption, ModelOption, NormalizationOption, WidthOption, read_model
+from .purify import (
+    DEFEND,
+    ArchOption,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    NormalizationOption,
+    WidthOption,
+    read_model,
+)
 
 
 def app(
@@ -24,6 +34,7 @@ def app(
     ] = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 7860,
     device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
 ) -> None:
     """Open a page on this machine: drop an image, see the original and the purified prediction."""
     from ..checks import optional_library, usable_device
@@ -47,7 +58,11 @@ def app(
     if clean is not None:
         images, _, folders = read_clean(clean, channels=channels, size=height if height == wide else None)
         names = list(folders) if len(folders) == saved.classes else names
-    serve(Judge(purified, names=names, clean=images, attack=found), port)
+
+    def tell(address: str) -> None:
+        typer.echo(json.dumps({"address": address}) if as_json else f"{address} (Ctrl-C ends it)")
+
+    serve(Judge(purified, names=names, clean=images, attack=found), port, tell=tell)
 
 
 def add_to(root: typer.Typer) -> None:

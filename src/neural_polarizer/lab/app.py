@@ -150,8 +150,8 @@ def histogram(scores: Tensor, here: float) -> str:
     )
 
 
-def serve(judge: Judge, port: int, *, wait: bool = True) -> Any:
-    """Serve the page on the loopback address; with `wait`, until somebody interrupts.
+def serve(judge: Judge, port: int, *, wait: bool = True, tell: Callable[[str], None] = lambda address: None) -> Any:
+    """Serve the page on the loopback address; with `wait`, until somebody interrupts. `tell` gets the address.
 
     Returns:
         The `gradio.Blocks`, whose `close()` ends it.
@@ -182,8 +182,8 @@ def serve(judge: Judge, port: int, *, wait: bool = True) -> Any:
         if before is not None:
             os.environ[UPLOADS] = before  # of a page that is served already
         raise InputError(f"port: found {port}, which is taken; wanted a free one") from None
+    tell(f"http://{HOST}:{page.server_port}")
     if wait:
-        print(f"http://{HOST}:{page.server_port} (Ctrl-C ends it)", flush=True)
         page.block_thread()
     return page
 
