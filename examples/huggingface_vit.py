@@ -1,6 +1,9 @@
 """A vision transformer of Hugging Face, backdoored on digits and purified: `python examples/huggingface_vit.py`.
 
 Needs `pip install ".[lab]" transformers`. The network is small and starts from random weights: nothing is downloaded.
+
+A transformer this small is a hard case, and how it goes depends on the seed. With torch 2.13 on a CPU: seed 0, ASR from
+100.0 % to 3.4 % and ACC from 91.4 % to 91.6 %; seed 1, ASR from 99.7 % to 19.8 % and ACC from 87.2 % to 83.6 %.
 """
 
 from __future__ import annotations
