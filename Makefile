@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 DEMO_STAMP := $(VENV)/.installed-lab
 TEST_STAMP := $(VENV)/.installed-test
 SLOW_STAMP := $(VENV)/.installed-slow
+DOCS_STAMP := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow docs lint format clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/polarize demo $(ARGS)
@@ -18,6 +19,9 @@ test: $(TEST_STAMP) lint
 
 test-slow: $(SLOW_STAMP) lint
 	$(BIN)/python -m pytest -n 2
+
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check .
@@ -45,5 +49,9 @@ $(SLOW_STAMP): $(TEST_STAMP)
 	$(PIP) --editable ".[test,ray]"
 	touch $@
 
+$(DOCS_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs site .pytest_cache .mypy_cache .ruff_cache

@@ -17,6 +17,7 @@ except ImportError:  # the core was installed alone
 from .. import __version__
 from ..errors import InputError
 from ..methods import METHODS
+from .app import add_to as add_app
 from .bench import bench
 from .export import add_to as add_export
 from .purify import add_to
@@ -85,6 +86,7 @@ def demo(
 add_to(app)
 add_report(app)
 add_export(app)
+add_app(app)
 
 
 @app.command(rich_help_panel="Defend a model")

@@ -62,13 +62,17 @@ def purify(
     channels: ChannelsOption = 3,
     device: DeviceOption = "cpu",
     seed: SeedOption = 0,
+    log: Annotated[str | None, typer.Option(help="Also write the fit's curves: tensorboard or mlflow.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Purify a model with clean images. Exit status 0: within the budget; 3: not, and said; 2: bad input."""
     from ..checks import check_number, usable_device
     from ..lab.clean_folder import check_classes, read_clean
     from ..lab.purification import run_purification, trials_table, verdict, write
+    from ..lab.tracking import check_tracker, track
 
+    if log is not None:
+        check_tracker(log)
     check_number("max_accuracy_drop", max_accuracy_drop, least=0, most=1)
     usable_device("device", device)
     _free(out)
@@ -86,6 +90,8 @@ def purify(
         "size": size, "channels": channels,
     }  # fmt: skip
     found = write(done, out, setting)
+    if log is not None:
+        print(f"polarize: logged to {track(log, done.purified, out, setting)}", file=sys.stderr)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

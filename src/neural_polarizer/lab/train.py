@@ -123,7 +123,7 @@ def train(
         if recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with recipe.autocast(device):
-            logits = model(images)
+            logits = logits_of(model(images))
         value = F.cross_entropy(logits.float(), labels)
         return value if extra is None else value + extra
 

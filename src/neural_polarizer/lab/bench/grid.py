@@ -4,7 +4,7 @@
     datasets: [digits]                             # or {name: cifar10, size: 32}
     architectures: [small_resnet]                  # or {name: preact_resnet18, options: {width: 16}, layer: ...}
     attacks: [badnets, blended]                    # or {name: badnets, target: all, options: {size: 4}, label: ...}
-    poisoning_ratios: Ratios | None = None
+    poisoning_ratios: [0.1]
     clean: [140]                                   # clean images that the defender has
     defences: [none, ft, {name: npd, label: npd-20, options: {epochs: 20}}]
     seeds: [0, 1, 2]
