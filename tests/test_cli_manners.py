@@ -19,7 +19,7 @@ POLARIZE = [sys.executable, "-m", "neural_polarizer"]
 ESCAPE = "\x1b["
 PANELS = {
     "See it work": ["demo"],
-    "Defend a model": ["purify", "layers", "screen", "report", "export", "detect"],
+    "Defend a model": ["purify", "layers", "screen", "report", "export", "detect", "app"],
     "Reproduce and compare": ["conditioning", "attack", "attacks", "bench"],
 }
 

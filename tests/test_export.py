@@ -403,7 +403,7 @@ class TestFiles:
         assert list(tmp_path.iterdir()) == []
 
     def test_a_file_with_other_logits_is_not_written(self, tmp_path, monkeypatch):
-        from neural_polarizer import export
+        from neural_polarizer.deploy import export
 
         monkeypatch.setitem(export.FORMATS, "torch", (lambda *_: b"", lambda *_: lambda x: x.flatten(1)[:, :5]))
         with pytest.raises(InputError, match="the logits of torch differ by"):

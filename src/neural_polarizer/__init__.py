@@ -9,10 +9,10 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .config import FitConfig
     from .cut import list_layers
+    from .deploy.export import to_exported, write_exported
+    from .deploy.merging import merge
     from .errors import InputError
-    from .export import to_exported, write_exported
     from .fit import FitDiverged, purify
-    from .merging import merge
     from .models.normalization import with_normalization
     from .polarized import PolarizedModel
 
@@ -22,11 +22,11 @@ _ROOMS = {
     "InputError": "errors",
     "PolarizedModel": "polarized",
     "list_layers": "cut",
-    "merge": "merging",
+    "merge": "deploy.merging",
     "purify": "fit",
-    "to_exported": "export",
+    "to_exported": "deploy.export",
     "with_normalization": "models.normalization",
-    "write_exported": "export",
+    "write_exported": "deploy.export",
 }
 
 __all__ = [

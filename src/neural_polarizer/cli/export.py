@@ -42,7 +42,7 @@ def export(
 ) -> None:
     """Write a purified model to a file, once its logits are those of PyTorch to 1e-4."""
     from ..checks import usable_device
-    from ..export import write_exported
+    from ..deploy.export import write_exported
     from ..lab.detect import check_out
     from ..models.elsewhere import FromElsewhere
     from ..models.normalization import Normalized

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
-from .checks import check_choice, device_of, dtype_of, optional_library
-from .conditional import ConditionalPolarizer
-from .cut import frozen_view, logits_of
-from .errors import InputError, in_short
-from .files import write_atomically
-from .graph import CaptureError, GraphCut
+from ..checks import check_choice, device_of, dtype_of, optional_library
+from ..conditional import ConditionalPolarizer
+from ..cut import frozen_view, logits_of
+from ..errors import InputError, in_short
+from ..files import write_atomically
+from ..graph import CaptureError, GraphCut
+from ..polarized import PolarizedModel, applied
+from ..polarizers import Polarizer
 from .merging import AGREEMENT, merge
-from .polarized import PolarizedModel, applied
-from .polarizers import Polarizer
 
 
 class _Deployed(nn.Module):

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from .checks import device_of, dtype_of
-from .conditional import ConditionalPolarizer
-from .cut import find_layer, frozen_view, logits_of
-from .errors import InputError
-from .polarized import PolarizedModel
+from ..checks import device_of, dtype_of
+from ..conditional import ConditionalPolarizer
+from ..cut import find_layer, frozen_view, logits_of
+from ..errors import InputError
+from ..polarized import PolarizedModel
 
 AGREEMENT = 1e-4  # of logits, or of the largest of them where that is above 1
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
