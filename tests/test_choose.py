@@ -206,12 +206,13 @@ def test_no_block_at_all():
 def test_suspicion_is_what_stands_out_in_any_family():
     even = torch.full((3, 5), 10)
     odd = even.clone()
-    odd[1, 3] = 40
+    odd[1, 3] = 50
     assert suspicion_of(even, torch.full((3, 5), 80)).target is None
     found = suspicion_of(odd, torch.full((3, 5), 80))
     assert found.target == 3
-    assert found.score == pytest.approx(30 / 80)
+    assert found.score == pytest.approx(40 / 80)
     assert found.to_dict()["excess"][0] == 0
+    assert suspicion_of(odd, torch.full((3, 5), 80), torch.tensor([True, False, True])).target is None
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import pytest
 from neural_polarizer import FitConfig, InputError
 from neural_polarizer.mixture import MAX_FAMILIES, THREATS, Family
 from neural_polarizer.perturb import NORMS, Additive, Flow, Sparse
-from neural_polarizer.threats import Smooth
+from neural_polarizer.threats import Quantised, Smooth
 
 
 def test_sizes_keep_their_share_of_the_image():
     """Twice the side: L2 and displacements twice, L1 and pixels four times as large; L∞ stays."""
-    growth = {"l2": 2, "linf": 1, "l1": 4, "smooth": 2, "flow": 2, "patch": 2, "pixels": 4}
+    growth = {"l2": 2, "linf": 1, "l1": 4, "smooth": 2, "flow": 2, "patch": 2, "pixels": 4, "quantised": 1}
     assert set(growth) == set(THREATS)
     for threat, factor in growth.items():
         family = Family(threat=threat, radius=3.0)
@@ -34,6 +34,12 @@ def test_families_are_threat_models_with_a_descent():
     assert Family(threat="patch", radius=3).threat_model(shape) == Sparse(size=6, window=True)
     assert Family(threat="pixels", radius=4).threat_model(shape) == Sparse(size=16)
     assert Family(threat="patch", radius=1).threat_model((1, 8, 8)) == Sparse(size=1, window=True)
+    assert Family(threat="patch", radius=5).threat_model((1, 8, 8)) == Sparse(
+        size=5, window=True
+    )  # no fewer on small ones
+    assert Family(threat="pixels", radius=9).threat_model((1, 8, 8)) == Sparse(size=9)
+    assert Family(threat="quantised", radius=4).threat_model(shape) == Quantised(levels=4)
+    assert Family(threat="quantised", radius=3, step=0.1).descent(shape).step == pytest.approx(0.025 * math.sqrt(3))
     assert Family(threat="l2", radius=1.0, step=0.5).descent(shape).step == pytest.approx(1.0)
     assert Family(threat="patch", radius=3, step=0.5).descent((3, 32, 32)).step == pytest.approx(1.5 * math.sqrt(3))
 
@@ -57,7 +63,7 @@ def test_there_and_back_as_json():
         ([{"radius": math.nan}], "radius"), ([{"radius": 10**400}], "radius"), ([{"radius": "1"}], "radius"),
         ([{"radius": True}], "radius"), ([{"steps": 10**9}], "steps"), ([{"steps": 1.5}], "steps"), ([{"step": -1}], "step"),
         ([{"threat": "flow", "grid": 1}], "grid"), ([{"threat": "flow", "grid": 10**6}], "grid"), ([{"grid": 8}], "for 'l2'"),
-        ([{"share": []}], "share"), ([{"focus": -1}], "focus"),
+        ([{"share": []}], "share"), ([{"focus": -1}], "focus"), ([{"threat": "quantised", "radius": 1}], "radius"),
         ([{"focus": 2}], "focus: found 2 for share 'sample'"), ([{"rule": None}], "rule"), ([{"name": "x"}], "wanted an object"), ([{3: 3}], "wanted an object"),
     ],
 )  # fmt: skip

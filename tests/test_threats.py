@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neural_polarizer.perturb import Descent, descend, learn_patterns
-from neural_polarizer.threats import Additive, Flow, Smooth, Sparse, bicubic, cosines, project_pixels, project_window
+from neural_polarizer.threats import (
+    Additive,
+    Flow,
+    Quantised,
+    Smooth,
+    Sparse,
+    bicubic,
+    cosines,
+    project_pixels,
+    project_window,
+)
 
 from .nets import images
 
@@ -220,3 +230,15 @@ def test_cosines_are_orthonormal_and_a_small_image_has_no_more_than_its_own():
     for grid, size in ((4, 32), (8, 8)):
         torch.testing.assert_close(cosines(grid, size) @ cosines(grid, size).T, torch.eye(grid, dtype=torch.float64))
     assert Smooth(grid=16).begin(2, torch.zeros(1, 1, 8, 20)).shape == (2, 1, 8, 16)
+
+
+def test_few_tones_with_an_offset_each():
+    threat, x = Quantised(levels=3), torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    offsets = threat.project(torch.full((5, 3, 1, 1), 9.0), x)
+    assert offsets.unique().tolist() == [0.25]
+    assert set(threat.act(threat.begin(5, x), x).unique().tolist()) <= {0.0, 0.5, 1.0}
+    torch.testing.assert_close(threat.act(threat.begin(5, x), x), (x * 2).round() / 2)
+    torch.testing.assert_close(threat.act(offsets, x), ((x + 0.25).clamp(0, 1) * 2).round() / 2)
+    free = torch.zeros(5, 3, 1, 1, requires_grad=True)
+    threat.act(free, x).sum().backward()
+    assert (free.grad > 0).all(), "rounding passes gradients on"

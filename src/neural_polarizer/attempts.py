@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .config import FitConfig
 from .kept import KEPT_BYTES
+from .mixture import SPARSE
 from .progress import Progress
 from .rounds import fastest_layout, focused, perturbed, reached_most, rule_of
 from .suspicion import Suspicion, suspicion_of
@@ -88,6 +89,11 @@ def attempt(
             reached[i] += torch.bincount(ended.cpu(), minlength=classes)
             possible[i] += len(part[0]) - torch.bincount(own[1][part[0]].cpu(), minlength=classes)
         leading = reached_most(reached[i], possible[i], config.focus()[i]).to(images.device)
+        reached[i][leading.cpu()] = possible[i][leading.cpu()] = 0  # what they reach with all effort counts instead
         for part in focused(*families[i], attacked, *own, leading, config.batch_size, order):
-            keep(i, some, *part)
-    return Attempts(original, found, suspicion_of(reached, possible), layout)
+            ended = keep(i, some, *part)
+            target = int(part[2][0])
+            reached[i, target] += int((ended == target).sum())
+            possible[i, target] += len(part[0])
+    small = torch.tensor([f.threat not in SPARSE for f in config.mixture])
+    return Attempts(original, found, suspicion_of(reached, possible, small if small.any() else None), layout)

@@ -15,9 +15,10 @@ from typing import Any, Literal
 from .checks import check_choice, check_number
 from .errors import InputError
 from .perturb import NORMS, SHARES, STEP_RULES, Descent
-from .threats import Additive, Flow, Share, Smooth, Sparse, ThreatModel
+from .threats import Additive, Flow, Quantised, Share, Smooth, Sparse, ThreatModel
 
-THREATS = (*NORMS, "smooth", "flow", "patch", "pixels")
+SPARSE = ("patch", "pixels")
+THREATS = (*NORMS, "smooth", "flow", *SPARSE, "quantised")
 MAX_FAMILIES = 16  # mixtures are read from strangers' files
 SIDE = 32  # of the images for which sizes are given
 
@@ -27,16 +28,18 @@ class Family:
     """One kind of perturbation, and how it is found.
 
     Args:
-        threat: a ball "l2", "linf" or "l1"; a "smooth" pattern; a "flow" field; a "patch" (one square anywhere); or
-            a few "pixels".
+        threat: a ball "l2", "linf" or "l1"; a "smooth" pattern; a "flow" field; a "patch" (one square anywhere); a few
+            "pixels"; or the image "quantised".
         radius: of a ball, or of a smooth pattern (L2), on 3x32x32; of a flow field the largest displacement in pixels;
-            of a patch its side; of pixels their number. On other sizes it stays the same share of the image, except
-            that patches and pixels do not become fewer on smaller ones.
+            of a patch its side; of pixels their number; of what is quantised, the tones that are left. On other sizes
+            it stays the same share of the image, except that patches and pixels do not become fewer on smaller ones,
+            and tones are as many on all.
         share: one per "sample", per "batch", or universal, per "target" class.
         steps: gradient steps; for share "target" each is on another batch.
         focus: for share "target": the classes that it reaches most, so many of them, get a pattern each that as many
             steps on batches of its own have found. Where a backdoor is, such a pattern comes close to its trigger.
-        step: their length in radii; of a patch and of pixels, in lengths of one that turns from black to white.
+        step: their length in radii; of a patch and of pixels, in lengths of one that turns from black to white; of what
+            is quantised, in half tones.
         rule: see `Descent`.
         grid: displacements per side of a flow field, or cosines per side of a smooth pattern.
 
@@ -48,7 +51,7 @@ class Family:
         Flow(reach=3.0, grid=4, share='target')
     """
 
-    threat: Literal["l2", "linf", "l1", "smooth", "flow", "patch", "pixels"] = "l2"
+    threat: Literal["l2", "linf", "l1", "smooth", "flow", "patch", "pixels", "quantised"] = "l2"
     radius: float = 1.0
     share: Share = "sample"
     steps: int = 3
@@ -62,6 +65,8 @@ class Family:
             check_choice(name, getattr(self, name), choices)
         for name in ("radius", "step"):
             check_number(name, getattr(self, name), above=0, most=1e6)
+        if self.threat == "quantised":
+            check_number("radius", self.radius, least=2)
         check_number("steps", self.steps, least=1, most=10_000, whole=True)
         check_number("focus", self.focus, least=0, most=1000, whole=True)
         if self.focus and self.share != "target":
@@ -76,7 +81,7 @@ class Family:
         values = area * channels / 3
         return self.radius * {
             "l2": math.sqrt(values), "linf": 1.0, "l1": values, "smooth": math.sqrt(values), "flow": math.sqrt(area),
-            "patch": max(1.0, math.sqrt(area)), "pixels": max(1.0, area),
+            "patch": max(1.0, math.sqrt(area)), "pixels": max(1.0, area), "quantised": 1.0,
         }[self.threat]  # fmt: skip
 
     def threat_model(self, shape: Sequence[int]) -> ThreatModel:
@@ -88,12 +93,17 @@ class Family:
             return Smooth(radius=size, grid=self.grid, share=self.share)
         if self.threat == "patch" or self.threat == "pixels":
             return Sparse(size=max(1, round(size)), window=self.threat == "patch", share=self.share)
+        if self.threat == "quantised":
+            return Quantised(levels=round(size), share=self.share)
         return Additive(norm=self.threat, radius=size, share=self.share)
 
     def descent(self, shape: Sequence[int]) -> Descent:
         """The descent for images of `shape` (C, H, W)."""
         size = self.size_for(shape)
-        length = {"patch": math.sqrt(shape[0]) * size, "pixels": math.sqrt(shape[0] * size)}.get(self.threat, size)
+        length = {
+            "patch": math.sqrt(shape[0]) * size, "pixels": math.sqrt(shape[0] * size),
+            "quantised": math.sqrt(shape[0]) * 0.5 / max(1.0, size - 1),
+        }.get(self.threat, size)  # fmt: skip
         return Descent(steps=self.steps, step=self.step * length, rule=self.rule)
 
 

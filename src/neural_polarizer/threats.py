@@ -191,6 +191,32 @@ def cosines(grid: int, size: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantised(ThreatModel):
+    """The image in few tones: x + an offset per channel, rounded to `levels` values from 0 to 1.
+
+    Args:
+        levels: values that a channel may have.
+        share: one set of offsets per ``"sample"``, per ``"batch"``, or per ``"target"`` class.
+
+    Shapes:
+        parameters (U, C, 1, 1), each at most half a tone. Rounding passes gradients on as they are.
+    """
+
+    levels: int = 4
+    share: Share = "sample"
+
+    def begin(self, units: int, images: Tensor) -> Tensor:
+        return images.new_zeros(units, images.shape[1], 1, 1)
+
+    def act(self, parameters: Tensor, images: Tensor) -> Tensor:
+        tones = (images + parameters).clamp(0, 1) * (self.levels - 1)
+        return (tones + (tones.round() - tones).detach()) / (self.levels - 1)
+
+    def project(self, parameters: Tensor, images: Tensor | None) -> Tensor:
+        return parameters.clamp(-0.5 / (self.levels - 1), 0.5 / (self.levels - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Flow(ThreatModel):
     """The image read at displaced positions: bilinear, its border repeated.
 

@@ -46,8 +46,8 @@ def family_of(suspicion: Suspicion | None) -> Family:
     mixture = FitConfig.in_rounds().mixture
     if suspicion is None or len(suspicion.reached) != len(mixture):
         return next(f for f in mixture if f.threat == "l2" and f.radius == 2.0)
-    rates = torch.tensor(suspicion.reached, dtype=torch.float64)
-    return mixture[int((rates.amax(1) - rates.median(1).values).argmax())]
+    first, second = torch.tensor(suspicion.reached, dtype=torch.float64).topk(2, dim=1).values.unbind(1)
+    return mixture[int((first - second).argmax())]
 
 
 def in_words(family: Family, shape: Sequence[int]) -> str:
@@ -61,6 +61,7 @@ def in_words(family: Family, shape: Sequence[int]) -> str:
         "flow": f"a warp of at most {size:.1f} pixels",
         "patch": f"one square of {max(1, round(size))} pixels a side",
         "pixels": f"of at most {max(1, round(size))} pixels",
+        "quantised": f"{round(size)} tones",
     }[family.threat]
 
 

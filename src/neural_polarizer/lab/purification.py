@@ -139,7 +139,7 @@ def verdict(p: Purification) -> list[str]:
     s = c.suspicion
     out.append(
         f"One class stands out as if it were a backdoor's target: {p.class_name(s.target)}, reached by {s.score:.0%} "
-        "more of the images than the median class."
+        "more of the images than the next class."
         if s.target is not None
         else "No class stands out as a backdoor's target; that is no proof that there is none."
     )
