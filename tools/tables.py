@@ -118,6 +118,20 @@ def bench(records: list[dict[str, Any]]) -> str:
     return f"{markdown_of(frame_of(records)).rstrip()}\n\nMachine: {machines}; versions: {versions}."
 
 
+def screening(record: dict[str, Any]) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("network", "ACC", "ASR", "target", "suspicion", "class that stands out"),
+    ]
+    for m in record["models"]:
+        asr, true, found = m["asr"], m["true_target"], m["target"]
+        rows.append(
+            (m["name"], f"{m['acc']:.3f}", "" if asr is None else f"{asr:.3f}", "" if true is None else str(true),
+             f"{m['score']:.3f}", "" if found is None else str(found))
+        )  # fmt: skip
+    told = "; ".join(f"{k}: {v}" for k, v in record["setting"].items())
+    return f"{markdown(rows)}\n\nAUROC of the ranking: {record['auroc']:.3f}. {told}."
+
+
 def read(source: Path) -> Any:
     """A record, or all records of a folder."""
     return read_records(source) if source.is_dir() else json.loads(source.read_text())
@@ -131,6 +145,8 @@ TABLES = (
     ("docs/results.md", "demo-seeds", "demo.json", demo_seeds),
     ("docs/results.md", "conditioning", "conditioning.json", conditioning),
     ("docs/results.md", "inference", "inference.json", inference),
+    ("docs/benchmark.md", "bench-purify-cifar10", "bench/purify-cifar10", bench),
+    ("docs/results.md", "screening", "screening.json", screening),
     ("docs/results.md", "replicated", "replicated.json", replicated),
 )
 
