@@ -155,13 +155,14 @@ def focused(
     lots = torch.randint(max(1, len(targets)), labels.shape, generator=order).to(labels.device)
     for number, target in enumerate(targets):
         rows = (labels != target).nonzero()[:, 0]
-        if not len(rows):
+        mine = rows[lots[rows] == number]
+        if not len(mine):
             continue
         pattern = learn_patterns(
             threat, attacked, images[rows], labels[rows], target[None], how, order=order,
             batch_size=min(batch_size, FOCUS_BATCH),
         )  # fmt: skip
-        for some in rows[lots[rows] == number].split(batch_size):
+        for some in mine.split(batch_size):
             sent = target.expand(len(some))
             yield some, threat.act(pattern.expand(len(some), *pattern.shape[1:]), images[some]), sent
 

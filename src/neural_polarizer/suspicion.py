@@ -50,7 +50,7 @@ def suspicion_of(reached: Tensor, possible: Tensor, counted: Tensor | None = Non
     `counted` (F,) are the families that the excess is taken over; None: all of them.
 
     Example:
-        >>> counts = torch.tensor([[30, 2, 1, 0], [9, 8, 7, 8]])
+        >>> counts = torch.tensor([[60, 2, 1, 0], [9, 8, 7, 8]])
         >>> suspicion_of(counts, torch.full((2, 4), 75)).target
         0
     """
