@@ -14,7 +14,7 @@ from ...config import FitConfig
 from ...models.sketch import sketch
 from ...models.zoo import build_model, sized
 from ...pool import views_for
-from ...rounds import GROUP
+from ...rounds import FOCUS_BATCH, GROUP
 from ..baselines.registry import BASELINES, build_baseline
 from ..datasets.registry import CLASSES
 from .cells import Cell, Network
@@ -93,7 +93,8 @@ def rounds_passes(cell: Cell, config: FitConfig) -> float:
     for family in config.mixture:
         shared = family.share == "target"
         steps += family.steps * config.batch_size * -(-classes // GROUP) if shared else family.steps * cell.clean
-    looked = cell.clean * (1 + views_for(config.views, cell.clean) + config.rounds * max(1, len(config.mixture)))
+        steps += family.steps * family.focus * min(config.batch_size, FOCUS_BATCH)
+    looked = cell.clean * (1 + views_for(config.views, cell.clean) + config.rounds * config.copies())
     return config.rounds * steps + looked / BACKWARD
 
 
