@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -213,6 +215,21 @@ def test_suspicion_is_what_stands_out_in_any_family():
     assert found.score == pytest.approx(40 / 80)
     assert found.to_dict()["excess"][0] == 0
     assert suspicion_of(odd, torch.full((3, 5), 80), torch.tensor([True, False, True])).target is None
+
+
+def test_where_a_class_stands_out_it_alone_is_fitted_on(small, monkeypatch):
+    pools, pool, attempt = [], room.Chooser.pool, room.attempt
+    leading = suspicion_of(torch.tensor([[1, 2, 70, 3, 1]]), torch.full((1, 5), 80))
+    assert leading.target == 2
+    monkeypatch.setattr(room.Chooser, "pool", lambda self, cut: (pools.append(pool(self, cut)), pools[-1])[1])
+    auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0)
+    monkeypatch.setattr(room, "attempt", lambda *a, **k: replace(attempt(*a, **k), suspicion=leading))
+    choice = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0).choice
+    everything, suspected = (p.copies for p in pools)
+    assert len(everything.targets.unique()) == CLASSES
+    assert suspected.targets.unique().tolist() == [2]
+    assert len(suspected.targets) == (everything.targets == 2).sum()
+    assert choice.suspicion.target == 2
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,10 @@ class Attempt(NamedTuple):
     images: Tensor
     targets: Tensor
 
+    def only(self, which: Tensor) -> Attempt:
+        """Those where `which` (B,) is True."""
+        return Attempt(self.family, self.rows[which], self.images[which], self.targets[which])
+
 
 @dataclass(frozen=True)
 class Attempts:
@@ -41,6 +45,13 @@ class Attempts:
     found: list[Attempt]
     suspicion: Suspicion
     layout: torch.memory_format
+
+    def of_suspect(self) -> Attempts:
+        """Those sent to the class that stands out, where one does: others cost clean accuracy and stop no trigger."""
+        suspect = self.suspicion.target
+        if suspect is None:
+            return self
+        return replace(self, found=[a.only(a.targets == suspect) for a in self.found])
 
 
 def attempt(

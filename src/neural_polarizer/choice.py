@@ -55,7 +55,8 @@ class Choice:
         drop_interval: 95 % of it, from the images that changed (normal approximation).
         repaired: share of the held-back perturbed images, all of which fooled the original model, that get their true
             class from what is returned; the mean over the families. `perturbed` is their number.
-        suspicion: where the perturbations of the original model end.
+        suspicion: where the perturbations of the original model end. Where a class stands out, what was sent to it is
+            all that was fitted on and judged by.
     """
 
     trials: tuple[Trial, ...]

@@ -135,7 +135,7 @@ class Chooser:
         self._config, self._start, self._budget = config, start, max_accuracy_drop
         self._seed, self._progress = seed, progress
         self.held, self._rows = (rows.to(images.device) for rows in held_back(len(images), seed))
-        self._attempts, self._original = attempts, attempts.original
+        self._attempts, self._original = attempts.of_suspect(), attempts.original
         self.trials: list[Trial] = []
         self._kept: list[Chosen | None] = []
 
