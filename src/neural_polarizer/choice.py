@@ -25,7 +25,8 @@ class Trial:
         repaired: share in [0, 1] of the perturbed images that get their true class, the mean over the families.
         score: repaired - 10 * max(0, doubt, the low end of the 95 % interval of accuracy_drop): a drop that may be luck
             must not decide between two polarizers.
-        within_budget: doubt is, and accuracy_drop is or is one image: of a few dozen, one tells nothing.
+        within_budget: accuracy_drop is, or is one image: of a few dozen, one tells nothing; and the low end of the
+            95 % interval of doubt is: what may be luck breaks no budget.
         error: why there is none of this.
     """
 

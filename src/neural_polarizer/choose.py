@@ -177,14 +177,13 @@ class Chooser:
             order = torch.Generator().manual_seed(self._seed)
             history = pool.fit(polarizer, config, order, rows=self._rows, progress=False)
             (drop, (sure, _)), repaired = self.drop(pool, polarizer), self.repaired(pool, polarizer)
-            doubt = self.doubt(pool, polarizer)
+            doubt, least = self.doubt(pool, polarizer)
             made = Trial(
                 cut.layer, method, strength, drop, doubt, repaired, repaired - DROP_PRICE * max(0.0, sure, doubt),
-                drop <= self.allowed() and doubt <= self._budget, time.perf_counter() - started,
+                drop <= self.allowed() and least <= self._budget, time.perf_counter() - started,
             )  # fmt: skip
             chosen = Chosen(polarizer, cut.layer, method, config, history, cut, made)
         except FitDiverged as error:
-            doubt = self.doubt(pool, polarizer)
             made = Trial(cut.layer, method, strength, error=str(error), seconds=time.perf_counter() - started)
         self.trials.append(made)
         self._kept.append(chosen)
@@ -228,19 +227,23 @@ class Chooser:
         mean, spread = lost.mean().item(), 1.96 * lost.std().item() / len(lost) ** 0.5
         return mean, (mean - spread, mean + spread)
 
-    def doubt(self, pool: Pool, polarizer: Polarizer) -> float:
+    def doubt(self, pool: Pool, polarizer: Polarizer) -> tuple[float, float]:
         """The drop as the original model's own confidences tell it, on the held-back images and views of them.
 
         A few hundred labels cannot tell one point of accuracy from none: every image whose class changes counts here
         with what the original model was surer of before. Views that it takes for another class than the image itself
         are none: nobody mirrors a digit.
+
+        Returns the mean, and the low end of its 95 % interval; the views of an image are one witness, not many.
         """
         original, after = pool.on_views(polarizer, self.held)
-        known = self._original[self.held].argmax(1).repeat(len(original) // len(self.held)) == original.argmax(1)
-        original, after = original[known], after[known]
+        own = original.argmax(1)
+        known = self._original[self.held].argmax(1).repeat(len(original) // len(self.held)) == own
         sure = original.double().softmax(1)
-        lost = sure.gather(1, original.argmax(1, keepdim=True)) - sure.gather(1, after.argmax(1, keepdim=True))
-        return lost.mean().item()
+        lost = (sure.gather(1, own[:, None]) - sure.gather(1, after.argmax(1, keepdim=True)))[:, 0] * known
+        each = lost.view(-1, len(self.held)).sum(0) / known.sum() * len(self.held)
+        mean = each.mean().item()
+        return mean, mean - 1.96 * each.std().item() / len(each) ** 0.5
 
     def accuracies(self, pool: Pool, polarizer: Polarizer) -> tuple[float, float]:
         """Accuracy on the held-back images, before and after."""
