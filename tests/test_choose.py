@@ -79,13 +79,23 @@ def test_no_fit_sees_the_images_that_judge(small, monkeypatch):
 def test_one_image_may_always_be_lost(small, monkeypatch, lost, kept):
     """Of 8 that judge, 1 is far more than the budget of 1 %, and tells nothing."""
     monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (lost / len(self.held), (0.0, 1.0)))
-    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: 0.0)
+    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.0, 0.0))
     assert auto(lively("skips"), layer="block", method="npd").choice.within_budget == kept
+
+
+@pytest.mark.parametrize(("least", "kept"), [(0.0, True), (0.02, False)])
+def test_a_doubt_that_may_be_luck_breaks_no_budget(small, monkeypatch, least, kept):
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.0, (0.0, 0.0)))
+    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.03, least))
+    choice = auto(lively("skips"), layer="block", method="npd").choice
+    assert choice.within_budget == kept
+    assert choice.trials[0].doubt == 0.03
+    assert choice.trials[0].score == pytest.approx(choice.trials[0].repaired - 0.3)
 
 
 def test_a_budget_of_nothing_is_nothing(small, monkeypatch):
     monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (1 / len(self.held), (0.0, 1.0)))
-    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: 0.0)
+    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.0, 0.0))
     assert not auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=0.0).choice.within_budget
 
 
