@@ -51,7 +51,8 @@ class Attempts:
         suspect = self.suspicion.target
         if suspect is None:
             return self
-        return replace(self, found=[a.only(a.targets == suspect) for a in self.found])
+        sent = (a.only(a.targets == suspect) for a in self.found)
+        return replace(self, found=[a for a in sent if len(a.rows)])
 
 
 def attempt(
@@ -89,7 +90,8 @@ def attempt(
             now = attacked(tried, targets).argmax(1)
         own = some[rows]
         worked = ((now != predictions[own]) & (now != labels[own])).nonzero()[:, 0]
-        found.append(Attempt(family, own[worked], tried[worked], targets[worked]))
+        if len(worked):
+            found.append(Attempt(family, own[worked], tried[worked], targets[worked]))
         return now[worked]
 
     for i in Progress(len(families), "perturb", enabled=progress, lines=2):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..checks import check_choice, device_of
 from ..cut import logits_of
 from ..errors import InputError
+from ..rounds import fastest_layout
 from .augment import augment
 from .datasets.base import Split, to_floats
 from .loop import Learner, one_cycle, run_loop
@@ -71,8 +72,13 @@ class Recipe:
         )
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        wanted = self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
-        return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision_on(device) == "bfloat16")
+
+    def precision_on(self, device: torch.device) -> str:
+        """What "auto" means there."""
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if device.type == "cuda" else "float32"
 
 
 class Tampering:
@@ -157,8 +163,12 @@ def predict(
     was = model.training
     model.eval()
     out: list[Tensor] = []
+    layout = torch.contiguous_format
     for batch in images.split(batch_size):
         floats = batch if batch.is_floating_point() else to_floats(batch)
-        out.append(logits_of(model(change(floats) if change else floats)).argmax(1))
+        if not out:
+            layout = fastest_layout(lambda x: logits_of(model(x)), floats)
+        shown = (change(floats) if change else floats).contiguous(memory_format=layout)
+        out.append(logits_of(model(shown)).argmax(1))
     model.train(was)
     return torch.cat(out)

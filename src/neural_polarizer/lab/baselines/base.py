@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...checks import check_labels, device_of, dtype_of, usable_device
+from ...checks import check_choice, check_labels, device_of, dtype_of, usable_device
 from ...clean import load_clean
 from ...cut import logits_of
 from ...metrics import accuracy
@@ -20,6 +20,7 @@ from ..loop import Learner, run_loop
 from ..options import check_at_least, check_finite
 from ..train import predict
 
+PRECISIONS = ("float32", "bfloat16")
 Loss = Callable[[Tensor, torch.Generator], Tensor]  # of the rows of a batch
 
 
@@ -54,6 +55,11 @@ class Job:
     accuracy: float
     seed: int
     progress: bool
+    precision: str = "float32"
+
+    def autocast(self) -> torch.autocast:
+        """The context of a training pass: weights stay as wide as they are."""
+        return torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +88,7 @@ class Baseline(ABC):
         *,
         seed: int = 0,
         device: torch.device | str | None = None,
+        precision: str = "float32",
         progress: bool = True,
     ) -> Defended:
         """A purified copy of `model`, which stays as it is.
@@ -90,10 +97,13 @@ class Baseline(ABC):
             model: images (B, C, H, W) in [0, 1] -> logits (B, K), or an output object that has `.logits`.
             clean: as in `purify`; without labels the model's own predictions stand for them.
             seed: same seed, same machine: same bits.
+            precision: "bfloat16" autocasts the passes in which something is trained: a network that was trained so
+                is fine-tuned so, in half the time.
 
         Raises:
             InputError: bad input, or a model that the method cannot work on.
         """
+        check_choice("precision", precision, PRECISIONS)
         images, labels = load_clean(clean)
         home = device_of(model)
         where = home if device is None else usable_device("device", device)
@@ -103,7 +113,7 @@ class Baseline(ABC):
             classes = logits_of(working(images[:2])).shape[1]
         said = predict(working, images, batch_size=self.batch_size)
         labels = said if labels is None else check_labels("clean", labels, len(images), classes).to(where)
-        done = self.defend(Job(working, images, labels, classes, accuracy(said, labels), seed, progress))
+        done = self.defend(Job(working, images, labels, classes, accuracy(said, labels), seed, progress, precision))
         wanted = {name: p.requires_grad for name, p in model.named_parameters()}
         for name, p in done.model.named_parameters():
             p.requires_grad_(wanted[name])
@@ -124,8 +134,13 @@ class Baseline(ABC):
 
     def learn(self, job: Job, learner: Learner, loss: Loss, *, epochs: int, seed: int | None = None) -> None:
         """Minimise `loss(rows, generator)` over the clean set, see `run_loop`."""
+
+        def autocast(rows: Tensor, generator: torch.Generator) -> Tensor:
+            with job.autocast():
+                return loss(rows, generator)
+
         run_loop(
-            [learner], loss, len(job.images), epochs=epochs, batch_size=self.batch_size,
+            [learner], autocast, len(job.images), epochs=epochs, batch_size=self.batch_size,
             seed=job.seed if seed is None else seed, device=job.images.device, progress=job.progress, name=self.name,
         )  # fmt: skip
 

@@ -69,15 +69,21 @@ def defend(
     data: ImageData,
     *,
     seed: int,
+    precision: str = "float32",
     progress: bool = True,
 ) -> Defended:
-    """Run a defence with all its options on a model and a clean set (images (N, C, H, W) in [0, 1], labels (N,))."""
+    """Run a defence with all its options on a model and a clean set (images (N, C, H, W) in [0, 1], labels (N,)).
+
+    `precision` is that of baselines that train; polarizers and whatever is measured know none.
+    """
     if name == NONE:
         return Defended(model, 0, {})
     if name in BASELINES:
         # Whoever fine-tunes augments as the data allow: the grid says otherwise where it wants to.
         usual = {name: getattr(data, name) for name in FROM_DATA}
-        return build_baseline(name, {**usual, **options})(model, clean, seed=seed, progress=progress)
+        return build_baseline(name, {**usual, **options})(
+            model, clean, seed=seed, precision=precision, progress=progress
+        )
     if name == AUTO:
         purified = purify(model, clean, seed=seed, progress=progress, **options)
         assert purified.choice is not None

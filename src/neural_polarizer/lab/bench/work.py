@@ -186,7 +186,7 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
     try:
         done = defend(
             cell.defence["name"], cell.defence["options"], cell.layer, found.model, (clean.floats(), clean.labels),
-            data, seed=cell.seed,
+            data, seed=cell.seed, precision=victim.recipe.precision_on(device),
         )  # fmt: skip
     except InputError as error:
         raise Refusal(str(error)) from None
