@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .conditional import ConditionalPolarizer
 from .config import FitConfig
+from .cut import Cut
 from .kept import KEPT_BYTES
 from .mixture import SPARSE
+from .outer import fooled
+from .polarizers import Polarizer
+from .precision import quick
 from .progress import Progress
 from .rounds import fastest_layout, focused, perturbed, reached_most, rule_of
 from .suspicion import Suspicion, suspicion_of
@@ -39,20 +44,65 @@ class Attempts:
     found: what fooled the model.
     suspicion: where the perturbations ended.
     layout: of images that the model is fastest with.
+    leading: per family, the classes (U,) that it reached most and that have a pattern of their own.
     """
 
     original: Tensor
     found: list[Attempt]
     suspicion: Suspicion
     layout: torch.memory_format
+    leading: list[Tensor]
 
-    def of_suspect(self) -> Attempts:
-        """Those sent to the class that stands out, where one does: others cost clean accuracy and stop no trigger."""
-        suspect = self.suspicion.target
+    def sent_to(self, suspect: int | None) -> Attempts:
+        """Those sent to one class, where one is suspected, by the families that reach no other class more.
+
+        Others cost clean accuracy and stop no trigger: given enough room, any class is reached in any network.
+        """
         if suspect is None:
             return self
-        sent = (a.only(a.targets == suspect) for a in self.found)
-        return replace(self, found=[a for a in sent if len(a.rows)])
+        shown = self.suspicion.shown_by(suspect)
+        sent = (a.only(a.targets == suspect) for a in self.found if a.family in shown)
+        alone = torch.tensor([suspect], device=self.original.device)
+        leading = [alone if i in shown and len(own) else alone[:0] for i, own in enumerate(self.leading)]
+        return replace(self, found=[a for a in sent if len(a.rows)], leading=leading)
+
+    def again(
+        self,
+        cut: Cut,
+        polarizer: Polarizer,
+        images: Tensor,
+        labels: Tensor,
+        config: FitConfig,
+        *,
+        seed: int,
+        progress: bool = True,
+    ) -> list[Attempt]:
+        """What fools both the original model and a polarized one: patterns for the classes of `leading`, all effort.
+
+        A trigger that still passes is one that the polarizer has not seen the like of; here is the like of it.
+        """
+        order, out = torch.Generator().manual_seed(seed), list[Attempt]()
+        conditional, hasty = isinstance(polarizer, ConditionalPolarizer), quick(cut.original, images)
+        families = config.families(images.shape[1:])
+
+        def attacked(x: Tensor, targets: Tensor) -> Tensor | Sequence[Tensor]:
+            with hasty:
+                x = x.contiguous(memory_format=self.layout)
+                return fooled(cut, polarizer, "both", x, targets if conditional else None)
+
+        for i in Progress(len(families), "perturb again", enabled=progress, lines=1):
+            some = torch.randperm(len(images), generator=order)[: _most(images, config)].to(images.device)
+            own = images[some], labels[some]
+            for rows, tried, targets in focused(
+                *families[i], attacked, *own, self.leading[i], config.batch_size, order
+            ):
+                out.append(Attempt(i, some[rows], tried, targets))
+        return out
+
+    def reached_most(self, count: int) -> list[int]:
+        """The classes that all families together reached most."""
+        rates = torch.tensor(self.suspicion.reached, dtype=torch.float64).mean(0)
+        return rates.argsort(descending=True, stable=True)[:count].tolist()
 
 
 def attempt(
@@ -77,12 +127,15 @@ def attempt(
     predictions, classes = original.argmax(1), original.shape[1]
     labels = predictions if labels is None else labels
     order = torch.Generator().manual_seed(seed)
-    most = max(FEWEST, KEPT_BYTES // (images[0].numel() * images.element_size() * config.copies()))
+    most = _most(images, config)
     reached = torch.zeros(len(families), classes, dtype=torch.long)
-    possible, found = torch.zeros_like(reached), []
+    possible, found, led = torch.zeros_like(reached), [], []
+
+    hasty = quick(forward, images)
 
     def attacked(x: Tensor, targets: Tensor) -> Tensor:
-        return forward(x.contiguous(memory_format=layout))
+        with hasty:
+            return forward(x.contiguous(memory_format=layout))
 
     def keep(family: int, some: Tensor, rows: Tensor, tried: Tensor, targets: Tensor) -> Tensor:
         """Keep what fooled the model; the classes (P,) that it reached."""
@@ -102,6 +155,7 @@ def attempt(
             reached[i] += torch.bincount(ended.cpu(), minlength=classes)
             possible[i] += len(part[0]) - torch.bincount(own[1][part[0]].cpu(), minlength=classes)
         leading = reached_most(reached[i], possible[i], config.focus()[i]).to(images.device)
+        led.append(leading)
         reached[i][leading.cpu()] = possible[i][leading.cpu()] = 0  # what they reach with all effort counts instead
         for part in focused(*families[i], attacked, *own, leading, config.batch_size, order):
             ended = keep(i, some, *part)
@@ -109,4 +163,9 @@ def attempt(
             reached[i, target] += int((ended == target).sum())
             possible[i, target] += len(part[0])
     small = torch.tensor([f.threat not in SPARSE for f in config.mixture])
-    return Attempts(original, found, suspicion_of(reached, possible, small if small.any() else None), layout)
+    return Attempts(original, found, suspicion_of(reached, possible, small if small.any() else None), layout, led)
+
+
+def _most(images: Tensor, config: FitConfig) -> int:
+    """Of how many images the perturbed ones fit into memory."""
+    return max(FEWEST, KEPT_BYTES // (images[0].numel() * images.element_size() * config.copies()))

@@ -25,8 +25,12 @@ class Trial:
         repaired: share in [0, 1] of the perturbed images that get their true class, the mean over the families.
         score: repaired - 10 * max(0, doubt, the low end of the 95 % interval of accuracy_drop): a drop that may be luck
             must not decide between two polarizers.
-        within_budget: accuracy_drop is, or is one image: of a few dozen, one tells nothing; and the low end of the
-            95 % interval of doubt is: what may be luck breaks no budget.
+        within_budget: accuracy_drop is, or is two images (of fewer than 16, one): of a few dozen, two tell nothing;
+            and the low end of the 95 % interval of doubt is: what may be luck breaks no budget.
+        suspect: the class that the perturbed images were sent to, which are all that was fitted on and judged by; None:
+            all of them were. Scores of two suspects do not compare.
+        look: 1: the perturbed images are those that fool the original model. 2: also those that fool it and the best
+            polarizer of the first look; `score` and `repaired` count them.
         error: why there is none of this.
     """
 
@@ -39,6 +43,8 @@ class Trial:
     score: float = 0.0
     within_budget: bool = False
     seconds: float = 0.0
+    suspect: int | None = None
+    look: int = 1
     error: str = ""
 
 

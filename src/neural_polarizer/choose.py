@@ -4,6 +4,10 @@ Perturbations are computed once, against the original model. At every candidate 
 polarizers of growing strength are fitted in seconds, on a part of the clean set. The rest, which no fit has seen,
 judges: a score rewards perturbed images that get their class back and punishes lost clean accuracy, and the accuracy
 budget is a constraint. What is returned was fitted on the first part alone, so that the figures hold for it.
+
+Where no class stands out but all perturbed images together cannot be stopped, those sent to a single class are tried:
+a backdoor is a shortcut that can be closed at little cost. Where a class is suspected, what still fools both the
+original model and the best polarizer is added for a second look.
 """
 
 from __future__ import annotations
@@ -27,13 +31,17 @@ from .polarizers import Polarizer
 from .pool import Pool
 from .progress import Progress
 
-STRENGTHS = (0.02, 0.05, 0.1, 0.2)  # λ of the three losses on perturbed images
+STRENGTHS = (0.02, 0.05, 0.1, 0.2, 0.4)  # λ of the three losses on perturbed images
 FIRST = 2  # the place in STRENGTHS to begin at
 HELD_SHARE = 0.2  # of the clean set, for judging
 FEWEST = 10  # clean images with which anything can be judged
 DROP_PRICE = 10.0  # what a point of clean accuracy costs, in points of perturbed images that get their class back
 MOST_CHANNELS = 2048  # of a candidate layer
 LATE = 3  # candidate layers, from the end
+LOST_FREELY, OUT_OF = 2, 16  # held-back images, of at least so many: they tell nothing; of fewer, one
+SUSPECTS = 2  # classes that are tried alone where none stands out
+SURE, ALONE = 0.4, 2.0  # the least score with which one is taken, and how many times that of all perturbed images it is
+MARGIN = 0.02  # of the score, by which r-CNPD must be better than NPD: it runs the tail twice
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
 
 
@@ -135,24 +143,29 @@ class Chooser:
         self._config, self._start, self._budget = config, start, max_accuracy_drop
         self._seed, self._progress = seed, progress
         self.held, self._rows = (rows.to(images.device) for rows in held_back(len(images), seed))
-        self._attempts, self._original = attempts.of_suspect(), attempts.original
+        self._every, self._original = attempts, attempts.original
+        self.suspect, self.look = attempts.suspicion.target, 1
         self.trials: list[Trial] = []
         self._kept: list[Chosen | None] = []
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
+        attempts = self._every.sent_to(self.suspect)
         pool = Pool(
             cut, self._images, self._labels, self._original, views=self._config.views,
-            copies=sum(len(a.rows) for a in self._attempts.found), batch_size=self._config.batch_size,
-            order=torch.Generator().manual_seed(self._seed + 2), layout=self._attempts.layout,
+            copies=sum(len(a.rows) for a in attempts.found), batch_size=self._config.batch_size,
+            order=torch.Generator().manual_seed(self._seed + 2), layout=attempts.layout,
         )  # fmt: skip
-        for a in self._attempts.found:
+        for a in attempts.found:
             pool.take(a.rows, a.images, a.targets, family=a.family)
         pool.gather()
+        return pool
+
+    def judges(self, pool: Pool) -> Tensor:
+        """The perturbed copies of held-back images."""
         inside = torch.zeros(len(self._images), dtype=torch.bool, device=self._images.device)
         inside[self._rows] = True
-        self._judges = (~inside[pool.copies.of]).nonzero()[:, 0]
-        return pool
+        return (~inside[pool.copies.of]).nonzero()[:, 0]
 
     def climb(self, cut: Cut, pool: Pool, method: str, strengths: Sequence[float] | None) -> None:
         """Trials of one method at one cut: from the middle strength upwards while the budget is kept, else down."""
@@ -176,27 +189,81 @@ class Chooser:
             polarizer = self._start(method, cut, config)
             order = torch.Generator().manual_seed(self._seed)
             history = pool.fit(polarizer, config, order, rows=self._rows, progress=False)
-            (drop, (sure, _)), repaired = self.drop(pool, polarizer), self.repaired(pool, polarizer)
-            doubt, least = self.doubt(pool, polarizer)
-            made = Trial(
-                cut.layer, method, strength, drop, doubt, repaired, repaired - DROP_PRICE * max(0.0, sure, doubt),
-                drop <= self.allowed() and least <= self._budget, time.perf_counter() - started,
-            )  # fmt: skip
+            made = self.judged(Trial(cut.layer, method, strength), pool, polarizer)
             chosen = Chosen(polarizer, cut.layer, method, config, history, cut, made)
         except FitDiverged as error:
-            made = Trial(cut.layer, method, strength, error=str(error), seconds=time.perf_counter() - started)
+            made = Trial(cut.layer, method, strength, error=str(error))
+        made = replace(made, suspect=self.suspect, look=self.look, seconds=time.perf_counter() - started)
         self.trials.append(made)
         self._kept.append(chosen)
         return made
 
+    def judged(self, trial: Trial, pool: Pool, polarizer: Polarizer) -> Trial:
+        """The trial with the figures of its polarizer on what the pool has by now."""
+        (drop, (sure, _)), (doubt, least) = self.drop(pool, polarizer), self.doubt(pool, polarizer)
+        repaired = self.repaired(pool, polarizer)
+        return replace(
+            trial, accuracy_drop=drop, doubt=doubt, repaired=repaired,
+            score=repaired - DROP_PRICE * max(0.0, sure, doubt),
+            within_budget=drop <= self.allowed() and least <= self._budget,
+        )  # fmt: skip
+
     def allowed(self) -> float:
-        """The measured drop that keeps the budget: one image may always be lost, or few images could judge nothing."""
-        return max(self._budget, 1 / len(self.held)) + 1e-9 if self._budget else 0.0
+        """The measured drop that keeps the budget: a few images may always be lost, or few could judge nothing."""
+        lost = LOST_FREELY if len(self.held) >= OUT_OF else 1
+        return max(self._budget, lost / len(self.held)) + 1e-9 if self._budget else 0.0
 
     def best(self, within: bool = False) -> int | None:
-        """The place of the best trial so far; those in the budget come first, or are the only ones."""
+        """The place of the best trial so far.
+
+        Those in the budget come first, or are the only ones; then those that fought what is suspected by now, judged
+        by the last look.
+        """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
-        return max(places, key=lambda i: (self.trials[i].within_budget, self.trials[i].score), default=None)
+
+        def worth(i: int) -> tuple[bool, bool, int, float]:
+            t = self.trials[i]
+            return t.within_budget, t.suspect == self.suspect, t.look, t.score - MARGIN * (t.method != "npd")
+
+        return max(places, key=worth, default=None)
+
+    def taken(self, place: int) -> Chosen:
+        """What a trial that did not fail has made."""
+        chosen = self._kept[place]
+        assert chosen is not None
+        return chosen
+
+    def suspect_alone(self, cut: Cut, method: str, strengths: Sequence[float]) -> int | None:
+        """The class whose perturbed images, alone, can be stopped at a cut far better than all of them."""
+        whole, scores = max((t.score for t in self.trials if not t.error), default=0.0), {}
+        if ALONE * whole > 1:  # no score is larger
+            return None
+        for suspect in self._every.reached_most(SUSPECTS):
+            self.suspect = suspect
+            if self._every.sent_to(suspect).found:
+                scores[suspect] = self.trial(cut, self.pool(cut), method, strengths[len(strengths) // 2]).score
+        self.suspect = None
+        best = max(scores, key=lambda c: scores[c], default=None)
+        return best if best is not None and scores[best] >= max(SURE, ALONE * whole) else None
+
+    def look_again(self, pool: Pool, place: int) -> None:
+        """Add what fools both the original model and the best polarizer, judge that one by it, and fit once more."""
+        first, trial = self.taken(place), self.trials[place]
+        found = self._every.sent_to(self.suspect).again(
+            first.cut, first.polarizer, self._images, self._labels, self._config, seed=self._seed + 3,
+            progress=self._progress,
+        )  # fmt: skip
+        if not found:
+            return
+        for a in found:
+            pool.take(a.rows, a.images, a.targets, family=a.family)
+        pool.gather()
+        self.look = 2
+        self.trials[place] = first.trial = self.judged(replace(trial, look=2), pool, first.polarizer)
+        if not self.trial(first.cut, pool, first.method, trial.strength).within_budget:
+            weaker = [s for s in STRENGTHS if s < trial.strength][-1:]
+            for strength in weaker:
+                self.trial(first.cut, pool, first.method, strength)
 
     def verdict(self, cut: Cut, pool: Pool, method: str) -> tuple[Chosen, Choice, Chosen | None]:
         """What `choose` returns, where `cut` and `pool` are those of the best trial."""
@@ -211,7 +278,7 @@ class Chooser:
             trials=tuple(self.trials), chosen=place, best=best, max_accuracy_drop=self._budget,
             labelled=self._labelled, held_back=len(self.held), accuracy_before=before, accuracy_after=after,
             accuracy_drop=drop, drop_interval=interval, repaired=self.repaired(pool, taken.polarizer),
-            perturbed=len(self._judges), suspicion=self._attempts.suspicion,
+            perturbed=len(self.judges(pool)), suspicion=self._every.suspicion,
         )  # fmt: skip
         return taken, choice, outside
 
@@ -254,10 +321,11 @@ class Chooser:
 
     def repaired(self, pool: Pool, polarizer: Polarizer) -> float:
         """Share of the perturbed held-back images that get their class back, the mean over the families."""
-        if not len(self._judges):
+        judges = self.judges(pool)
+        if not len(judges):
             return 0.0
-        right = pool.on_copies(polarizer, self._judges).argmax(1) == self._labels[pool.copies.of[self._judges]]
-        family = pool.copies.family[self._judges]
+        right = pool.on_copies(polarizer, judges).argmax(1) == self._labels[pool.copies.of[judges]]
+        family = pool.copies.family[judges]
         return float(torch.stack([right[family == f].double().mean() for f in family.unique()]).mean())
 
 
@@ -311,26 +379,40 @@ def choose(
         images, labels, attempts, labelled=labelled, config=base, start=start, max_accuracy_drop=max_accuracy_drop,
         seed=seed, progress=progress,
     )  # fmt: skip
-    leader: tuple[Cut, Pool] | None = None
-    refused = ""
-    progress_bar = Progress(len(names), "layers", enabled=progress)
-    for at in progress_bar:
-        try:
-            cut = make_cut(model, names[at], images[:2], capture)
-        except InputError as error:
-            if layer != "auto":
-                raise
-            refused = str(error)
-            continue
-        pool = chooser.pool(cut)
-        best = chooser.best()
-        chooser.climb(cut, pool, "npd" if method == "auto" else method, strengths)
-        if leader is None or chooser.best() != best:
-            leader = cut, pool
-        progress_bar.note(f"{cut.layer}: {chooser.trials[-1].repaired:.2f} repaired")
-    if leader is None:
-        raise InputError(f"layer: none of {', '.join(names)} can be cut ({refused}); name another one")
-    cut, pool = leader
-    if method == "auto" and cut.classes <= MOST_CLASSES and not base.mergeable:
-        chooser.climb(cut, pool, "r-cnpd", strengths)
-    return chooser.verdict(cut, pool, "npd" if method == "auto" else method)
+    first_method = "npd" if method == "auto" else method
+
+    def search() -> tuple[Cut, Pool]:
+        """Climb at every layer; the cut and the pool of the best trial."""
+        leader: tuple[Cut, Pool] | None = None
+        refused = ""
+        bar = Progress(len(names), "layers", enabled=progress)
+        for at in bar:
+            try:
+                cut = make_cut(model, names[at], images[:2], capture)
+            except InputError as error:
+                if layer != "auto":
+                    raise
+                refused = str(error)
+                continue
+            pool = chooser.pool(cut)
+            best = chooser.best()
+            chooser.climb(cut, pool, first_method, strengths)
+            if leader is None or chooser.best() != best:
+                leader = cut, pool
+            bar.note(f"{cut.layer}: {chooser.trials[-1].repaired:.2f} repaired")
+        if leader is None:
+            raise InputError(f"layer: none of {', '.join(names)} can be cut ({refused}); name another one")
+        return leader
+
+    cut, pool = search()
+    if chooser.suspect is None:
+        chooser.suspect = chooser.suspect_alone(cut, first_method, strengths or STRENGTHS)
+        if chooser.suspect is not None:
+            cut, pool = search()
+    place = chooser.best()
+    if method == "auto" and cut.classes <= MOST_CLASSES and not base.mergeable and place is not None:
+        chooser.trial(cut, pool, "r-cnpd", chooser.trials[place].strength)
+    place = chooser.best(within=True)
+    if place is not None and chooser.suspect is not None and chooser.trials[place].suspect == chooser.suspect:
+        chooser.look_again(pool, place)
+    return chooser.verdict(cut, pool, first_method)

@@ -25,6 +25,7 @@ from .outer import fooled, wrong_targets
 from .perturb import Descent, ThreatModel, descend, learn_patterns
 from .polarizers import Polarizer
 from .pool import Pool
+from .precision import quick
 from .progress import Progress
 
 GROUP = 16  # universal perturbations that are learned at a time, so that a batch has several images for each
@@ -58,7 +59,7 @@ def fit_in_rounds(
     """
     order = torch.Generator().manual_seed(seed)
     families, layout = config.families(images.shape[1:]), fastest_layout(cut.original, images)
-    conditional = isinstance(polarizer, ConditionalPolarizer)
+    conditional, hasty = isinstance(polarizer, ConditionalPolarizer), quick(cut.original, images)
     pool = Pool(
         cut, images, labels, original, views=config.views, copies=len(images) * config.copies() * config.rounds,
         batch_size=config.batch_size, order=order, layout=layout,
@@ -70,8 +71,9 @@ def fit_in_rounds(
         def attacked(
             x: Tensor, targets: Tensor, fool: str = config.fool if number else "original"
         ) -> Tensor | Sequence[Tensor]:
-            x = x.contiguous(memory_format=layout)
-            return fooled(cut, polarizer, fool, x, targets if conditional else None)
+            with hasty:
+                x = x.contiguous(memory_format=layout)
+                return fooled(cut, polarizer, fool, x, targets if conditional else None)
 
         polarizer.requires_grad_(False)
         shares = {}

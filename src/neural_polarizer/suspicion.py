@@ -15,6 +15,8 @@ from torch import Tensor
 
 STANDS_OUT = 0.4  # of the images that could reach it; docs/results.md has what clean and backdoored networks show
 
+EVEN = 0.05  # a difference between two shares that is none
+
 
 @dataclass(frozen=True)
 class Suspicion:
@@ -38,6 +40,12 @@ class Suspicion:
     def target(self) -> int | None:
         """The class that stands out, if one does."""
         return self.excess.index(self.score) if self.score >= STANDS_OUT else None
+
+    def shown_by(self, suspect: int) -> set[int]:
+        """The families that reach no other class more often than this one, give or take; all, where there is none."""
+        rates = torch.tensor(self.reached, dtype=torch.float64)
+        shown = rates[:, suspect] >= rates.amax(1) - EVEN
+        return set(shown.nonzero()[:, 0].tolist()) or set(range(len(rates)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
