@@ -343,6 +343,7 @@ def choose(
     seed: int,
     capture: str,
     progress: bool,
+    attempts: Attempts | None = None,
 ) -> tuple[Chosen, Choice, Chosen | None]:
     """Try layers, methods and strengths; see the top of this file.
 
@@ -350,6 +351,7 @@ def choose(
         model, images, labels: on one device; (N, C, H, W) in [0, 1], (N,). `labelled`: they came from the user.
         method, layer: a name, or "auto"; what cannot be merged is not tried where the config wants mergeable.
         config: keeps its lambdas, and only the rest is chosen; None chooses them as well.
+        attempts: the perturbed images, if they are known.
         start: a method, a cut and a config -> a polarizer at the identity.
 
     Returns:
@@ -374,7 +376,10 @@ def choose(
         if not names:
             raise InputError("layer: found no candidate that `merge` can fold into (mergeable=True); name a layer")
     view = frozen_view(model)
-    attempts = attempt(lambda x: logits_of(view(x)), images, labels, base, seed=seed + 1, progress=progress)
+    if attempts is None:
+        attempts = attempt(lambda x: logits_of(view(x)), images, labels, base, seed=seed + 1, progress=progress)
+    elif attempts.original.shape[0] != len(images) or len(attempts.leading) != len(base.families(images.shape[1:])):
+        raise InputError("attempts: found those on other clean images or of another mixture")
     chooser = Chooser(
         images, labels, attempts, labelled=labelled, config=base, start=start, max_accuracy_drop=max_accuracy_drop,
         seed=seed, progress=progress,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .attempts import Attempts, attempt
 from .build import METHOD_STRUCTURE, build_polarizer
 from .capture import make_cut
 from .checks import check_choice, check_labels, check_number, device_of, dtype_of, usable_device
@@ -35,7 +36,7 @@ from .rounds import fit_in_rounds
 
 AUTO = "auto"  # as a method or a layer
 
-__all__ = ["FitDiverged", "condition_for", "fit_per_batch", "measure", "purify"]
+__all__ = ["FitDiverged", "attempts_on", "condition_for", "fit_per_batch", "measure", "purify"]
 
 
 def purify(
@@ -50,6 +51,7 @@ def purify(
     device: torch.device | str | None = None,
     progress: bool = True,
     capture: str = "auto",
+    attempts: Attempts | None = None,
 ) -> PolarizedModel:
     """Insert a neural polarizer into a frozen, possibly backdoored classifier, and train it on a few clean images.
 
@@ -69,6 +71,8 @@ def purify(
             back to where the model is. A model in half precision is worked on as a copy in float32.
         progress: show a bar on a terminal, plain lines otherwise.
         capture: "auto", "graph" or "hooks"; see `make_cut`.
+        attempts: where anything is chosen, the perturbed images, which do not depend on what is chosen: those that
+            `attempts_on` found with the same model, clean images, seed and mixture. None: they are found anew.
 
     Returns:
         The purified model around `model`, with `history`, and, where anything was chosen, `choice`: what was tried
@@ -93,18 +97,12 @@ def purify(
         raise InputError(
             f"mergeable: found True for {method}, wanted 'npd': what depends on the class cannot be merged"
         )
-    images, labels = load_clean(clean)
+    working, images, labels = _brought(model, clean, device)
     home = device_of(model)
-    where = home if device is None else usable_device("device", device)
-    # Half precision has no room for the gradients of the inner problem; such a model is worked on as a wide copy.
-    narrow = torch.finfo(dtype_of(model)).bits < 32
-    working = model if where == home and not narrow else copy.deepcopy(model).to(where)
-    working = working.float() if narrow else working
-    images = images.to(where, dtype_of(working))
     shape = (images.shape[1], images.shape[2], images.shape[3])
     if config is None or AUTO in (method, layer):
         taken, choice, outside = _chosen(
-            working, images, labels, method, layer, config, max_accuracy_drop, seed, capture, progress
+            working, images, labels, method, layer, config, max_accuracy_drop, seed, capture, progress, attempts
         )
 
         def finished(c: Chosen) -> PolarizedModel:
@@ -116,9 +114,11 @@ def purify(
         purified = finished(taken)
         purified.choice, purified.outside_budget = choice, None if outside is None else finished(outside)
         return purified
+    if attempts is not None:
+        raise InputError("attempts: found some where nothing is chosen, wanted None")
     cut = make_cut(working, layer, images[:2], capture)
     if labels is not None:
-        labels = check_labels("clean", labels, len(images), cut.classes).to(where)
+        labels = check_labels("clean", labels, len(images), cut.classes).to(images.device)
     _check_target(config, cut.classes)
 
     mean, var, original = measure(cut, images, config.batch_size)
@@ -134,6 +134,43 @@ def purify(
     )  # fmt: skip
 
 
+def attempts_on(
+    model: nn.Module,
+    clean: Any,
+    *,
+    config: FitConfig | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Attempts:
+    """Perturb the clean images as `purify` does where it chooses: for several calls of it, on one model.
+
+    Arguments and errors are those of `purify`.
+    """
+    working, images, labels = _brought(model, clean, device)
+    view, config = frozen_view(working), config or FitConfig.in_rounds()
+    if labels is not None:
+        with torch.no_grad():
+            classes = logits_of(view(images[:2])).shape[1]
+        labels = check_labels("clean", labels, len(images), classes).to(images.device)
+        _check_target(config, classes)
+    return attempt(lambda x: logits_of(view(x)), images, labels, config, seed=seed + 1, progress=progress)
+
+
+def _brought(
+    model: nn.Module, clean: Any, device: torch.device | str | None
+) -> tuple[nn.Module, Tensor, Tensor | None]:
+    """The model to work with, and the clean images and labels, where the work is done."""
+    images, labels = load_clean(clean)
+    home = device_of(model)
+    where = home if device is None else usable_device("device", device)
+    # Half precision has no room for the gradients of the inner problem; such a model is worked on as a wide copy.
+    narrow = torch.finfo(dtype_of(model)).bits < 32
+    working = model if where == home and not narrow else copy.deepcopy(model).to(where)
+    working = working.float() if narrow else working
+    return working, images.to(where, dtype_of(working)), labels
+
+
 def _chosen(
     model: nn.Module,
     images: Tensor,
@@ -145,6 +182,7 @@ def _chosen(
     seed: int,
     capture: str,
     progress: bool,
+    attempts: Attempts | None,
 ) -> tuple[Chosen, Choice, Chosen | None]:
     """`choose`, with polarizers that start from what the clean images are at each cut."""
     view, size = frozen_view(model), FitConfig().batch_size
@@ -165,7 +203,7 @@ def _chosen(
     return choose(
         model, images, original.argmax(1) if labels is None else labels, labelled=labels is not None, method=method,
         layer=layer, config=config, max_accuracy_drop=max_accuracy_drop, start=start, seed=seed, capture=capture,
-        progress=progress,
+        progress=progress, attempts=attempts,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...attempts import Attempts
 from ...checks import check_choice
 from ...config import FitConfig
 from ...errors import InputError
@@ -18,7 +19,7 @@ from ..datasets.base import ImageData
 
 NONE = "none"
 AUTO = "auto"  # `purify` with every choice left to it
-AUTO_OPTIONS = {"max_accuracy_drop": 0.01}
+AUTO_OPTIONS: dict[str, Any] = {"max_accuracy_drop": 0.01, "method": "auto", "layer": "auto"}
 DEFENCES = (NONE, AUTO, *METHODS, *BASELINES)
 LAYERS = {"preact_resnet18": "layer4.1.conv1", "small_resnet": "layer3", "vgg19_bn": "features.49"}
 FROM_DATA = ("shift", "mirror")  # how far images may be moved, and whether they may be mirrored
@@ -71,10 +72,12 @@ def defend(
     seed: int,
     precision: str = "float32",
     progress: bool = True,
+    attempts: Attempts | None = None,
 ) -> Defended:
     """Run a defence with all its options on a model and a clean set (images (N, C, H, W) in [0, 1], labels (N,)).
 
-    `precision` is that of baselines that train; polarizers and whatever is measured know none.
+    `precision` is that of baselines that train; polarizers and whatever is measured know none. `attempts` are for
+    `auto`: see `purify`.
     """
     if name == NONE:
         return Defended(model, 0, {})
@@ -85,7 +88,7 @@ def defend(
             model, clean, seed=seed, precision=precision, progress=progress
         )
     if name == AUTO:
-        purified = purify(model, clean, seed=seed, progress=progress, **options)
+        purified = purify(model, clean, seed=seed, progress=progress, attempts=attempts, **options)
         assert purified.choice is not None
         found = {"layer": purified.layer, "method": purified.method, "choice": purified.choice.to_dict()}
         return Defended(purified, purified.get_nb_trainable_parameters()[0], found)
