@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_polarizer.lab.bench.store import read_records
-from neural_polarizer.lab.bench.table import frame_of
+from neural_polarizer.lab.bench.table import frame_of, short
 from neural_polarizer.lab.bench.table import markdown as markdown_of
 from neural_polarizer.lab.conditioning import summary
 from neural_polarizer.lab.proving import Proof, table_of
@@ -118,6 +118,14 @@ def bench(records: list[dict[str, Any]]) -> str:
     return f"{markdown_of(frame_of(records)).rstrip()}\n\nMachine: {machines}; versions: {versions}."
 
 
+BOARD = ("none", "ft", "fp", "nad", "anp", "clp", "ibau", "ft_sam", "auto")  # of the short form
+
+
+def board(records: list[dict[str, Any]]) -> str:
+    shown = [r for r in records if r["labels"]["defence"] in BOARD]
+    return short(frame_of(shown)).rstrip()
+
+
 def screening(record: dict[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [
         ("network", "ACC", "ASR", "target", "suspicion", "class that stands out"),
@@ -139,6 +147,8 @@ def read(source: Path) -> Any:
 
 TABLES = (
     ("README.md", "demo-table", "demo.json", demo_table),
+    ("README.md", "leaderboard", "bench/cifar10-narrow", board),
+    ("docs/benchmark.md", "bench-cifar10-narrow", "bench/cifar10-narrow", bench),
     ("docs/attacks.md", "attacks-digits", "attacks_digits.json", attacks),
     ("docs/attacks.md", "attacks-cifar10", "attacks_cifar10.json", attacks),
     ("docs/benchmark.md", "bench-smoke", "bench/smoke", bench),

@@ -12,6 +12,7 @@ original model and the best polarizer is added for a second look.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ LOST_FREELY, OUT_OF = 2, 16  # held-back images, of at least so many: they tell 
 SUSPECTS = 2  # classes that are tried alone where none stands out
 SURE, ALONE = 0.4, 2.0  # the least score with which one is taken, and how many times that of all perturbed images it is
 MARGIN = 0.02  # of the score, by which r-CNPD must be better than NPD: it runs the tail twice
+LUCK = 0.25  # over the root of the images that judge: by so much of the score anything may be better by chance
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
 
 
@@ -144,7 +146,7 @@ class Chooser:
         self._seed, self._progress = seed, progress
         self.held, self._rows = (rows.to(images.device) for rows in held_back(len(images), seed))
         self._every, self._original = attempts, attempts.original
-        self.suspect, self.look = attempts.suspicion.target, 1
+        self.suspect, self.look, self._looked = attempts.suspicion.target, 1, -1
         self.trials: list[Trial] = []
         self._kept: list[Chosen | None] = []
 
@@ -217,13 +219,18 @@ class Chooser:
         """The place of the best trial so far.
 
         Those in the budget come first, or are the only ones; then those that fought what is suspected by now, judged
-        by the last look.
+        by the last look. What costs more, in accuracy on images that nobody has here or in time, must be better by
+        more than luck: each doubling of the strength beyond the first, r-CNPD, and what was fitted on a second look.
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
 
+        luck = LUCK / len(self.held) ** 0.5
+
         def worth(i: int) -> tuple[bool, bool, int, float]:
             t = self.trials[i]
-            return t.within_budget, t.suspect == self.suspect, t.look, t.score - MARGIN * (t.method != "npd")
+            handicap = luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST]))
+            handicap += max(MARGIN, luck) * ((t.method != "npd") + (t.look > 1 and i != self._looked))
+            return t.within_budget, t.suspect == self.suspect, t.look, t.score - handicap
 
         return max(places, key=worth, default=None)
 
@@ -233,11 +240,16 @@ class Chooser:
         assert chosen is not None
         return chosen
 
-    def suspect_alone(self, cut: Cut, method: str, strengths: Sequence[float]) -> int | None:
-        """The class whose perturbed images, alone, can be stopped at a cut far better than all of them."""
-        whole, scores = max((t.score for t in self.trials if not t.error), default=0.0), {}
-        if ALONE * whole > 1:  # no score is larger
+    def suspect_alone(self, method: str, strengths: Sequence[float]) -> int | None:
+        """The class whose perturbed images, alone, can be stopped far better than all of them.
+
+        Tried where all of them were stopped best, whatever it cost.
+        """
+        done = [i for i, t in enumerate(self.trials) if not t.error]
+        leader = max(done, key=lambda i: self.trials[i].score, default=None)
+        if leader is None or ALONE * self.trials[leader].score > 1:  # no score is larger
             return None
+        cut, whole, scores = self.taken(leader).cut, self.trials[leader].score, {}
         for suspect in self._every.reached_most(SUSPECTS):
             self.suspect = suspect
             if self._every.sent_to(suspect).found:
@@ -246,7 +258,7 @@ class Chooser:
         best = max(scores, key=lambda c: scores[c], default=None)
         return best if best is not None and scores[best] >= max(SURE, ALONE * whole) else None
 
-    def look_again(self, pool: Pool, place: int) -> None:
+    def look_again(self, pool: Pool, place: int, strengths: Sequence[float]) -> None:
         """Add what fools both the original model and the best polarizer, judge that one by it, and fit once more."""
         first, trial = self.taken(place), self.trials[place]
         found = self._every.sent_to(self.suspect).again(
@@ -258,11 +270,10 @@ class Chooser:
         for a in found:
             pool.take(a.rows, a.images, a.targets, family=a.family)
         pool.gather()
-        self.look = 2
+        self.look, self._looked = 2, place
         self.trials[place] = first.trial = self.judged(replace(trial, look=2), pool, first.polarizer)
         if not self.trial(first.cut, pool, first.method, trial.strength).within_budget:
-            weaker = [s for s in STRENGTHS if s < trial.strength][-1:]
-            for strength in weaker:
+            for strength in [s for s in strengths if s < trial.strength][-1:]:
                 self.trial(first.cut, pool, first.method, strength)
 
     def verdict(self, cut: Cut, pool: Pool, method: str) -> tuple[Chosen, Choice, Chosen | None]:
@@ -411,13 +422,16 @@ def choose(
 
     cut, pool = search()
     if chooser.suspect is None:
-        chooser.suspect = chooser.suspect_alone(cut, first_method, strengths or STRENGTHS)
+        chooser.suspect = chooser.suspect_alone(first_method, strengths or STRENGTHS)
         if chooser.suspect is not None:
             cut, pool = search()
     place = chooser.best()
+    if place is not None and (t := chooser.trials[place]) and (t.suspect, t.layer) != (chooser.suspect, cut.layer):
+        chooser.suspect, cut = t.suspect, chooser.taken(place).cut  # nothing against the suspect kept the budget
+        pool = chooser.pool(cut)
     if method == "auto" and cut.classes <= MOST_CLASSES and not base.mergeable and place is not None:
         chooser.trial(cut, pool, "r-cnpd", chooser.trials[place].strength)
     place = chooser.best(within=True)
     if place is not None and chooser.suspect is not None and chooser.trials[place].suspect == chooser.suspect:
-        chooser.look_again(pool, place)
+        chooser.look_again(pool, place, strengths or STRENGTHS)
     return chooser.verdict(cut, pool, first_method)

@@ -151,6 +151,24 @@ def test_baselines_augment_as_the_data_allow(finished, monkeypatch):
     assert seen == [(1, False), (3, False)]
 
 
+def test_the_cells_of_a_network_share_its_perturbed_images(finished, monkeypatch):
+    root, _ = finished
+    found, attempts_on = [], work.attempts_on
+    monkeypatch.setattr(work, "_shared", work.Shared())
+    monkeypatch.setattr(work, "attempts_on", lambda *a, **k: (found.append(a), attempts_on(*a, **k))[1])
+    options = {"method": "npd", "layer": "fc"}
+    auto = [
+        {"name": "auto", "label": n, "options": {**options, "max_accuracy_drop": d}}
+        for n, d in zip("ab", (1, 0.5), strict=True)
+    ]
+    status = run(root, cells(defences=auto))
+    assert (status.finished, status.failed, len(found)) == (2, 0, 1)
+    records = [r for r in read_records(root) if r["labels"]["defence"] in "ab"]
+    assert {r["notes"]["layer"] for r in records} == {"fc"}
+    run(root, cells(defences=auto, clean=[30]))
+    assert len(found) == 2, "other clean images, other perturbed ones"
+
+
 def test_a_failing_cell_is_recorded_and_the_rest_goes_on(finished, monkeypatch):
     root, _ = finished
     real = work.defend

@@ -9,7 +9,7 @@ from neural_polarizer.errors import InputError
 from neural_polarizer.lab.bench.plot import write_plots
 from neural_polarizer.lab.bench.published import read_published
 from neural_polarizer.lab.bench.store import read_records
-from neural_polarizer.lab.bench.table import frame_of, latex, leaderboard, markdown, over_seeds, write_table
+from neural_polarizer.lab.bench.table import frame_of, latex, leaderboard, markdown, over_seeds, short, write_table
 
 
 def record(
@@ -103,6 +103,25 @@ def test_two_settings_under_one_label_are_not_averaged():
 
 def test_no_defence_comes_first_and_then_the_best():
     assert leaderboard(frame_of(RECORDS))["defence"].tolist() == ["none", "npd", "ft"]
+
+
+def test_the_reactivation_attack_has_a_table_of_its_own():
+    woken = {
+        "reactivated": [{"radius": 0.5, "asr": 0.25}, {"radius": 2.0, "asr": 0.75}],
+        "twin_reactivated": [{"radius": 0.5, "asr": 0.125}, {"radius": 2.0, "asr": 0.5}],
+    }
+    text = markdown(frame_of([record("none", **woken), record("npd", **woken)]))
+    table = text[text.index("after re-activation") :]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line]
+    assert ["badnets", "npd", "25", "75"] in [[c.removesuffix(".0") for c in line] for line in lines]
+    assert ["badnets", "clean twin", "12.5", "50"] in [[c.removesuffix(".0") for c in line] for line in lines]
+    assert "re-activation" not in markdown(frame_of(RECORDS))
+
+
+def test_the_short_form_names_the_attacks_that_it_is_the_mean_over():
+    text = short(frame_of([r for r in RECORDS if r["labels"]["defence"] in ("none", "ft", "npd")]))
+    assert "mean over badnets, sig**" in text, "not lf, which only one defence has"
+    assert text.count("| npd ") == 1
 
 
 def test_latex_has_no_loose_ends():

@@ -72,6 +72,7 @@ class Cell:
         defence: name and options, every one of them.
         layer: where a polarizer stands; None for all other defences.
         labels: what tables call arch, attack and defence. Not part of the setting.
+        reactivation: budgets, see `reactivate`; where there are none, the setting says nothing of it.
     """
 
     network: Network
@@ -82,10 +83,13 @@ class Cell:
     seed: int
     test_images: int | None
     labels: dict[str, str]
+    reactivation: tuple[float, ...] = ()
 
     def setting(self) -> dict[str, Any]:
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("network", "labels")}
-        return {**own, "network": self.network.setting()}
+        apart = ("network", "labels", "reactivation")
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        woken = {"reactivation": list(self.reactivation)} if self.reactivation else {}
+        return {**own, **woken, "network": self.network.setting()}
 
     @property
     def key(self) -> str:
@@ -131,6 +135,8 @@ def _cells(grid: Grid, part: Block, sources: Mapping[str, str]) -> list[Cell]:
                             hold_back=hold_back,
                             seed=network_seed,
                         )
+                        if grid.reactivation and network.attack and network.attack["options"]["target"] is None:
+                            raise InputError(f"reactivation: {attack.name} has no one target, wanted attacks that do")
                         for clean in part.clean or ():
                             if clean > hold_back:
                                 raise InputError(f"clean: found {clean}, wanted at most hold_back = {hold_back}")
@@ -151,6 +157,7 @@ def _cells(grid: Grid, part: Block, sources: Mapping[str, str]) -> list[Cell]:
                                         seed=0 if defence.name == NONE else seed,
                                         test_images=grid.test_images,
                                         labels=labels,
+                                        reactivation=tuple(grid.reactivation),
                                     )
                                 )
     return out

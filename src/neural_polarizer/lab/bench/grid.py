@@ -103,6 +103,8 @@ class Grid(Block):
         network_seed: one network per attack for all seeds; None: a network per seed.
         test_images: the first so many test images of a shuffle count; None: all.
         recipe: options of `Recipe` that differ from the data set's own.
+        reactivation: budgets of the re-activation attack on every defended network, see `reactivate`; for attacks with
+            one target.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Grid(Block):
     network_seed: Annotated[int, Field(ge=0)] | None = None
     test_images: Annotated[int, Field(ge=1)] | None = None
     recipe: dict[str, Any] = {}
+    reactivation: list[Annotated[float, Field(ge=0, le=1000)]] = []
     blocks: list[Block] = []
 
     @model_validator(mode="after")

@@ -34,6 +34,7 @@ FIGURES = {
 OVER_ATTACKS = {"acc_drop": "ACC drop", "worst_excess_asr": "worst excess ASR"}  # of leaderboards alone
 PERCENT = {"acc", "asr", "excess_asr", "ra", *OVER_ATTACKS}
 MARKED = {*PERCENT, "der", "der_share", "auroc"}
+WOKEN, TWIN = "asr_at_", "twin_"  # columns of the re-activation attack, by budget; `twin_`: of the clean twin
 OURS, PUBLISHED = "measured", "published"
 
 
@@ -72,6 +73,8 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         row |= {k: record["after"][k] for k in ("acc", "asr", "ra")}
         row |= {k: record[k] for k in ("excess_asr", "der", "der_ceiling", "der_share", "auroc", "tpr_at_5_fpr")}
         row |= {k: record[k] for k in ("seconds", "peak_mib", "parameters", "clean_images", "machine")}
+        for whose, name in (("", "reactivated"), (TWIN, "twin_reactivated")):
+            row |= {f"{whose}{WOKEN}{r['radius']:g}": r["asr"] for r in record.get(name, [])}
     return row
 
 
@@ -81,6 +84,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     if done.empty:
         raise InputError("folder: found no cell that was measured, wanted at least one")
     names = [*FIGURES, "acc_before", "asr_before", "ra_before", "tpr_at_5_fpr"]
+    names += [c for c in done if str(c).removeprefix(TWIN).startswith(WOKEN)]
     grouped = done.groupby([*GROUP, "split"], sort=False)
     mean, std = grouped[names].mean(), grouped[names].std().add_suffix("_std")
     count = grouped.size().rename("seeds")
@@ -188,6 +192,10 @@ def sections(frame: pd.DataFrame, published: pd.DataFrame | None, mark: Mark) ->
             out.append((f"{where}: {how}", _text_rows(summary, SUMMARY, ["defence"], mark)))
         parts = [_text_rows(few, DETAIL, ["attack", "split", "defence"], mark) for _, few in mine.groupby("attack")]
         out.append((f"{where}: each attack, {_seeds(mine)}", pd.concat(parts)))
+        woken = [c for c in map(str, mine.columns) if c.startswith(WOKEN) and mine[c].notna().any()]
+        if woken:
+            heading = f"{where}: ASR (%) after re-activation, by L2 budget (on 3x32x32), and of the clean twin"
+            out.append((heading, _woken_rows(mine, woken)))
         others = _published_rows(published, str(dataset), str(architecture), float(ratio), set(mine["attack"]))
         if others is not None:
             heading = f"Published, not ours: {dataset}, poisoning ratio {ratio:g}, 5 % of the training data clean"
@@ -199,6 +207,16 @@ def _seeds(rows: pd.DataFrame) -> str:
     low, high = rows["seeds"].min(), rows["seeds"].max()
     count = f"{low}" if low == high else f"{low} to {high}"
     return f"{count} seed{'' if count == '1' else 's'}{'' if high == 1 else ' (mean ± standard deviation)'}"
+
+
+def _woken_rows(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Per attack and defence the rate at each budget; last, per attack, what the same does to the clean twin."""
+    shown = []
+    for attack, mine in rows.groupby("attack", sort=False):
+        for _, row in mine.iterrows():
+            shown.append([attack, row["defence"], *(f"{100 * row[c]:.1f}" for c in columns)])
+        shown.append([attack, "clean twin", *(f"{100 * mine[TWIN + c].mean():.1f}" for c in columns)])
+    return pd.DataFrame(shown, columns=["attack", "defence", *(c.removeprefix(WOKEN) for c in columns)])
 
 
 def _published_rows(
@@ -223,6 +241,20 @@ def markdown(frame: pd.DataFrame, published: pd.DataFrame | None = None) -> str:
         f"**{head}**\n\n{rows.to_markdown(index=False)}" for head, rows in sections(frame, published, _in_markdown)
     ]
     return "\n\n".join([*parts, *_unmeasured(frame)]) + "\n"
+
+
+def short(frame: pd.DataFrame) -> str:
+    """Markdown: the leaderboards alone, each with the attacks that it is the mean over."""
+    rows, board = over_seeds(frame), leaderboard(frame)
+    parts = []
+    for place, mine in board.groupby(PLACE, sort=False):
+        dataset, architecture, ratio, clean = (mine[name].iloc[0] for name in PLACE)
+        here = _shared(rows[(rows[PLACE] == list(place)).all(axis=1)])
+        attacks = ", ".join(sorted(here["attack"].unique()))
+        where = f"{dataset}, {architecture}, poisoning ratio {ratio:g}, {clean} clean images, {_seeds(mine)}"
+        text = _text_rows(mine, SUMMARY, ["defence"], _in_markdown).to_markdown(index=False)
+        parts.append(f"**{where}: mean over {attacks}**\n\n{text}")
+    return "\n\n".join(parts) + "\n"
 
 
 def _unmeasured(frame: pd.DataFrame) -> list[str]:

@@ -30,6 +30,7 @@ from .cells import Cell, Network
 from .defences import AUTO, defend
 from .measure import Said, figures, said_by
 from .memory import forget_peak, peak_mib
+from .reactivate import reactivated
 from .store import DONE, FAILED, OUTPUTS, REFUSED, Store
 
 TWIN = "twin_"  # before the names of what the clean twin says of the same images
@@ -221,7 +222,15 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
         raise Refusal(str(error)) from None
     seconds, peak = before_that + time.perf_counter() - started, peak_mib(device)
     after = before if done.model is found.model else said_by(done.model, test, found.attack, before)
+    woken = {}
+    if cell.reactivation:
+        honest = load_backdoored(Store(place.root).network(network.twin), device=place.device).model
+        for name_of, model in (("reactivated", done.model), ("twin_reactivated", honest)):
+            woken[name_of] = reactivated(
+                model, test, found.attack, cell.reactivation, len(data.classes), seed=cell.seed
+            )  # fmt: skip
     return {
+        **woken,
         **figures(before, after, twin, test.labels, found.attack, len(data.classes)),
         "seconds": round(seconds, 2),
         "peak_mib": round(peak, 1),
