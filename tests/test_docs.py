@@ -30,6 +30,7 @@ NEEDS = {
     "torchvision.md": ("torchvision",),
     "huggingface.md": ("transformers",),
     "ray.md": ("ray",),
+    "torchrun.md": ("accelerate",),
 }
 SLOW = ("ray.md",)
 

@@ -19,6 +19,7 @@ from .polarizers import Polarizer
 from .precision import quick
 from .progress import Progress
 from .rounds import fastest_layout, focused, perturbed, reached_most, rule_of
+from .spread import spread
 from .suspicion import Suspicion, suspicion_of
 
 FEWEST = 10  # images that a family perturbs at least, however large they are
@@ -139,8 +140,9 @@ def attempt(
 
     def keep(family: int, some: Tensor, rows: Tensor, tried: Tensor, targets: Tensor) -> Tensor:
         """Keep what fooled the model; the classes (P,) that it reached."""
+        part = spread().part(len(rows)).rows
         with torch.no_grad():
-            now = attacked(tried, targets).argmax(1)
+            now = spread().whole(attacked(tried[part], targets[part]).argmax(1), len(rows))
         own = some[rows]
         worked = ((now != predictions[own]) & (now != labels[own])).nonzero()[:, 0]
         if len(worked):

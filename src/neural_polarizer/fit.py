@@ -33,6 +33,7 @@ from .polarized import PolarizedModel, applied
 from .polarizers import Polarizer
 from .progress import Progress
 from .rounds import fit_in_rounds
+from .spread import spread
 
 AUTO = "auto"  # as a method or a layer
 
@@ -93,6 +94,12 @@ def purify(
     check_number("max_accuracy_drop", max_accuracy_drop, least=0, most=1)
     if config is not None and config.target == "none" and method not in (AUTO, "npd"):
         raise InputError(f"target: found 'none' for {method}, wanted targets, since they are the conditions")
+    if spread().world > 1 and config is not None and config.statistics == "batch":
+        raise InputError(
+            f"statistics: found 'batch' on {spread().world} processes, wanted 'running': those of a batch do not add up"
+        )
+    if spread().world > 1 and config is not None and config.loop == "batch" and config.share != "sample":
+        raise InputError(f"share: found {config.share!r} on {spread().world} processes, wanted 'sample'")
     if config is not None and config.mergeable and method not in (AUTO, "npd"):
         raise InputError(
             f"mergeable: found True for {method}, wanted 'npd': what depends on the class cannot be merged"
@@ -292,17 +299,27 @@ def fit_per_batch(
     epochs = Progress(config.epochs, "fit", enabled=progress)
     for epoch in epochs:
         outer.begin(epoch, images.device)
-        for rows in batches(len(images), config.batch_size, order, images.device):
+        for batch in batches(len(images), config.batch_size, order, images.device):
+            # What is random or tells which copies are needed is known for the whole batch; what runs is this process's.
+            mine, weight, _ = spread().part(len(batch))
+            rows = batch[mine]
             x, y = images[rows], labels[rows]
-            condition = standing(predictions[rows], y) if conditional else None
+            stands = standing(predictions[batch], labels[batch]) if conditional else None
+            condition = None if stands is None else stands[mine]
             clean_logits = None
             if rule == "runner-up" or not stepper.by_rows:
                 # Copies are handed out once it is known which a step needs: until then a look, without gradients.
                 own = config.statistics == "batch" and not stepper.by_rows
                 with polarizer.batch_statistics(own), torch.set_grad_enabled(not stepper.by_rows):
                     clean_logits = forward(polarizer, x, condition)
-            target = wrong_targets(rule, clean_logits, y, cut.classes, order)
-            sent = standing(target, y) if conditional and target is not None else None
+            if rule == "runner-up":
+                target = wrong_targets(rule, clean_logits, y, cut.classes, order)
+                every = None if target is None or not conditional else spread().whole(target, len(batch))
+            else:
+                every = wrong_targets(rule, None, labels[batch], cut.classes, order)
+                target = None if every is None else every[mine]
+            aims = standing(every, labels[batch]) if conditional and every is not None else None
+            sent = None if aims is None else aims[mine]
             polarizer.requires_grad_(False)
             perturbed = descend(
                 threat, partial(fooled, cut, polarizer, config.fool, condition=sent), x,
@@ -315,12 +332,13 @@ def fit_per_batch(
                     reached = cut.original(perturbed).argmax(1)
                 mismatch = [reached.ne(target).double().mean()]
                 if config.condition == "reached":
-                    sent = standing(reached, y)
+                    aims = standing(spread().whole(reached, len(batch)), labels[batch])
+                    sent = aims[mine]
 
-            if stepper.by_rows and condition is not None and sent is not None:
-                g, local = stepper.take(torch.cat([condition, sent]))
+            if stepper.by_rows and stands is not None and aims is not None:
+                g, local = stepper.take(torch.cat([stands, aims]))
                 assert local is not None
-                condition, sent = local.split(len(x))
+                condition, sent = (part[mine] for part in local.split(len(batch)))
                 with g.batch_statistics(config.statistics == "batch"):
                     clean_logits = forward(g, x, condition)
             else:
@@ -329,7 +347,7 @@ def fit_per_batch(
             assert clean_logits is not None
             if target is None:  # untargeted: push away the wrong class that came out strongest
                 target = without_class(logits.detach(), y).argmax(1)
-            outer.step(clean_logits, original[rows], y, logits, target, extra=mismatch)
+            outer.step(clean_logits, original[rows], y, logits, target, extra=mismatch, weights=(weight, weight))
         row = outer.told(epoch)
         history.append(row)
         epochs.note(f"loss {row['loss']:.3f}, clean {row['clean_accuracy']:.3f}, reached {row['reached']:.3f}")

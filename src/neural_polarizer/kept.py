@@ -10,6 +10,7 @@ from torch import Tensor
 from .cut import Activation, Cut
 from .polarized import applied
 from .polarizers import Polarizer
+from .spread import spread
 
 KEPT_BYTES = 1 << 30  # of activations, twice that while they are gathered; above it the images are kept instead
 
@@ -57,10 +58,13 @@ class Kept:
     @torch.no_grad()
     def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Original logits of images (B, C, H, W), and the tensors that stand for them."""
+        own = images[spread().part(len(images)).rows]
         if self._by_row is None:
-            return self._cut.original(images), [images]
-        activation = self._cut.prefix(images)
-        return self._cut.tail(activation), self._tensors(activation)
+            return spread().whole(self._cut.original(own), len(images)), [images]
+        activation = self._cut.prefix(own)
+        found = [self._cut.tail(activation), *self._tensors(activation)]
+        logits, *tensors = (spread().whole(t, len(images)) for t in found)
+        return logits, tensors
 
     def add(self, tensors: list[Tensor], rows: Tensor) -> None:
         """Keep some rows of what `look` gave."""

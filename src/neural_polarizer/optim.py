@@ -8,6 +8,7 @@ from torch import Tensor
 from .conditional import Replicated
 from .config import FitConfig
 from .polarizers import Polarizer
+from .spread import spread
 
 
 class WholeSGD:
@@ -25,6 +26,10 @@ class WholeSGD:
     def take(self, condition: Tensor | None) -> tuple[Polarizer, Tensor | None]:
         """What to compute a step with, and the conditions as it knows them."""
         return self._polarizer, condition
+
+    def add_gradients(self) -> None:
+        """Let the gradients be those of the whole batch, of which this process may have seen a share."""
+        spread().add_gradients(self._polarizer.parameters())
 
     def step(self) -> None:
         """Follow the gradients and forget them."""
@@ -53,6 +58,10 @@ class RowSGD:
         self._classes, local = condition.unique(return_inverse=True)
         self._part = self._polarizer.rows(self._classes)
         return self._part, local
+
+    def add_gradients(self) -> None:
+        """As in `WholeSGD`; the copies are those that the whole batch needs."""
+        spread().add_gradients(self._part.parameters())
 
     @torch.no_grad()
     def step(self) -> None:

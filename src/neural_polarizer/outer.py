@@ -16,6 +16,7 @@ from .optim import stepper_for
 from .polarized import applied
 from .polarizers import Polarizer
 from .progress import Progress
+from .spread import spread
 
 PARTS = ("loss_bn", "loss_ce", "loss_max", "loss_asr")
 
@@ -41,7 +42,7 @@ class Outer:
         """A new epoch, counted from 0."""
         if self._config.schedule == "cosine":
             self.stepper.scale = (1 + math.cos(math.pi * epoch / self._config.epochs)) / 2
-        self._sums, self._count = torch.zeros(len(self._names), dtype=torch.float64, device=device), 0
+        self._sums, self._count = torch.zeros(len(self._names), dtype=torch.float64, device=device), 0.0
 
     def step(
         self,
@@ -53,6 +54,7 @@ class Outer:
         *,
         of: Tensor | None = None,
         extra: Sequence[Tensor] = (),
+        weights: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         """One step, once `stepper.take` has given what the logits were computed with.
 
@@ -60,6 +62,8 @@ class Outer:
             clean, original, labels: the logits (B, K) of clean images, those of the original model, and (B,).
             perturbed, targets: the logits (P, K) of perturbed images, and the classes (P,) to push them away from.
             of: the clean image (P,) of each; None: they stand in the same order.
+            weights: of the clean and of the perturbed ones in the means over the batch, of which this process may have
+                a share alone (`spread`); gradients are added up before the step.
         """
         prediction = clean.detach().argmax(1)
         aim, own = (labels if self._config.aim == "label" else prediction), labels
@@ -71,17 +75,23 @@ class Outer:
             *([losses.ce_loss(perturbed, aim), losses.max_loss(perturbed, own), losses.asr_loss(perturbed, targets)]
               if found else [clean.new_zeros(())] * 3),
         ]  # fmt: skip
+        shares = [weights[0], *[weights[1]] * 3]
+        if spread().world > 1:
+            parts = [share * part for share, part in zip(shares, parts, strict=True)]
         loss = torch.stack([weight * part for weight, part in zip(self._weights, parts, strict=True)]).sum()
         torch.autograd.backward(loss)
+        self.stepper.add_gradients()
         self.stepper.step()
-        told = [*(part.detach() for part in parts), (prediction == labels).double().mean()]
-        told += [(perturbed.argmax(1) == targets).double().mean() if found else clean.new_zeros(()), *extra]
-        self._sums += torch.stack([t.double() for t in told]) * len(labels)
-        self._count += len(labels)
+        told = [*(part.detach() for part in parts), weights[0] * (prediction == labels).double().mean()]
+        reached = (perturbed.argmax(1) == targets).double().mean() if found else clean.new_zeros(())
+        told += [weights[1] * reached, *(weights[1] * e for e in extra)]
+        size = len(labels) / weights[0]  # of the whole batch
+        self._sums += torch.stack([t.double() for t in told]) * size
+        self._count += size
 
     def told(self, epoch: int) -> dict[str, float]:
         """The row of the history for an epoch, counted from 0; the host waits here, once per epoch."""
-        means = dict(zip(self._names, (self._sums / self._count).tolist(), strict=True))
+        means = dict(zip(self._names, (spread().total(self._sums) / self._count).tolist(), strict=True))
         if not all(map(math.isfinite, means.values())):
             raise FitDiverged(
                 f"the losses of epoch {epoch + 1} are not finite; try a smaller lr than {self._config.lr:g}"

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .spread import spread
 from .threats import (
     NORMS,
     PROJECTIONS,
@@ -130,11 +131,15 @@ def descend(
         targets: class indices (B,) to send the images to.
         how: steps, step size, rule, early exit.
         away: untargeted: `targets` are the classes to drive the images *from*.
-        go_on: go on from these parameters (U, ...), with these units (B,) of the images.
+        go_on: go on from these parameters (U, ...), with these units (B,) of the images; of several processes
+            (`spread`) each gives its own images, and all come to the same parameters.
     """
     units, count = _units(threat.share, targets) if go_on is None else (go_on[1], len(go_on[0]))
     aligned = images if threat.share == "sample" else None
-    weight = 1 / torch.bincount(units, minlength=count).to(images.dtype)[units]  # mean within each unit
+    shared = go_on is not None and spread().world > 1  # these images are a share of those that the units serve
+    counts = torch.bincount(units, minlength=count)
+    counts = spread().total(counts) if shared else counts
+    weight = 1 / counts.to(images.dtype)[units]  # mean within each unit
     parameters = threat.begin(count, images) if go_on is None else go_on[0]
     done = torch.zeros((), dtype=torch.bool, device=images.device)
     with torch.enable_grad():
@@ -145,11 +150,12 @@ def descend(
             views = [told] if isinstance(told, Tensor) else list(told)
             if how.early_exit is not None and step:
                 reached = torch.stack([(z.argmax(1) == targets) != away for z in views]).all(0)
-                done = done | (reached.double().mean() >= how.early_exit)
+                done = done | (_mean_over_all(reached) >= how.early_exit)
                 if images.device.type == "cpu" and done:  # elsewhere a mask, so that nobody waits for the device
                     break
             loss = sum((_cross_entropy(z, targets) for z in views), torch.zeros_like(weight))
             (gradient,) = torch.autograd.grad((loss * weight).sum() / len(views), parameters)
+            gradient = spread().total(gradient) if shared else gradient
             with torch.no_grad():
                 sign = 1.0 if away else -1.0
                 moved = threat.project(parameters + sign * how.step * how.direction(gradient), aligned)
@@ -157,6 +163,13 @@ def descend(
     parameters = parameters.detach()
     with torch.no_grad():
         return Perturbed(threat.act(parameters.index_select(0, units), images), parameters, units)
+
+
+def _mean_over_all(reached: Tensor) -> Tensor:
+    """The mean of (B,) over the images of all processes."""
+    both = torch.stack([reached.double().sum(), reached.new_tensor(len(reached), dtype=torch.float64)])
+    total, images = spread().total(both)
+    return total / images
 
 
 def learn_patterns(
@@ -193,6 +206,8 @@ def learn_patterns(
         rows = batches.pop(0)
         units = torch.randint(len(classes), (len(rows),), generator=order).to(images.device)
         units = torch.where(classes[units] == labels[rows], (units + 1) % len(classes), units)
+        own = spread().part(len(rows)).rows
+        rows, units = rows[own], units[own]
         targets = classes[units]
 
         def towards(x: Tensor, targets: Tensor = targets) -> Tensor | Sequence[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from .kept import Kept
 from .outer import Outer, batches, warm_up
 from .polarizers import Polarizer
 from .progress import Progress
+from .spread import spread
 from .views import moved_and_mirrored
 
 SMALL_BATCH, BATCHES = 32, 8  # batches of a small clean set are smaller, down to the first, for the second in an epoch
@@ -155,11 +157,20 @@ class Pool:
                     seen = clean + count * torch.randint(1 + self._views, clean.shape, generator=order).to(rows.device)
                 said = self._said[seen]
                 g, local = outer.stepper.take(torch.cat([said.argmax(1), sent]) if conditional else None)
-                conditions = (None, None) if local is None else local.split([len(clean), len(sent)])
+                # Everything was drawn for the whole batch; what runs is this process's part of it.
+                (own, weight, times), every = spread().part(len(clean)), len(of)
+                first, last, _ = own.indices(len(clean))
+                mine = ((of >= first) & (of < last)).nonzero()[:, 0]
+                clean_all, seen, said, clean = clean, seen[own], said[own], clean[own]
+                of, copies, sent = of[mine] - first, copies[mine], sent[mine]
+                conditions: Sequence[Tensor | None] = (None, None)
+                if local is not None:
+                    conditions = local[: len(clean_all)][own], local[len(clean_all) :][mine]
+                weights = weight, len(mine) / max(1, every) / times
                 with g.batch_statistics(config.statistics == "batch"):
                     clean_logits = self._kept.forward(g, seen, conditions[0])
                 logits = self._copied(g, copies, conditions[1]) if len(of) else clean_logits[:0]
-                outer.step(clean_logits, said, self.labels[clean], logits, sent, of=of)
+                outer.step(clean_logits, said, self.labels[clean], logits, sent, of=of, weights=weights)
             row: dict[str, Any] = {"round": round + 1, **outer.told(round * config.epochs + epoch), **(told or {})}
             if conditional:
                 row["mismatch"] = self.copies.mismatch()

@@ -13,6 +13,7 @@ The losses are those of the per-batch loop (`outer`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from .polarizers import Polarizer
 from .pool import Pool
 from .precision import quick
 from .progress import Progress
+from .spread import spread
 
 GROUP = 16  # universal perturbations that are learned at a time, so that a batch has several images for each
 FOCUS_BATCH = 64  # images of a step that one universal perturbation has for itself
@@ -122,10 +124,13 @@ def perturbed(
     if threat.share != "target":
         for rows in torch.arange(len(images), device=images.device).split(batch_size):
 
-            def towards(x: Tensor, sent: Tensor = targets[rows]) -> Tensor | Sequence[Tensor]:
+            def towards(x: Tensor, sent: Tensor) -> Tensor | Sequence[Tensor]:
                 return attacked(x, sent)
 
-            yield rows, descend(threat, towards, images[rows], targets[rows], how).images, targets[rows]
+            mine = spread().part(len(rows)).rows
+            sent = targets[rows][mine]
+            found = descend(threat, partial(towards, sent=sent), images[rows][mine], sent, how)
+            yield rows, spread().whole(found.images, len(rows)), targets[rows]
         return
     chosen = targets.unique()
     if len(chosen) > MAX_CLASSES:

@@ -65,11 +65,15 @@ def purify(
     log: Annotated[str | None, typer.Option(help="Also write the fit's curves: tensorboard or mlflow.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Purify a model with clean images. Exit status 0: within the budget; 3: not, and said; 2: bad input."""
+    """Purify a model with clean images. Exit status 0: within the budget; 3: not, and said; 2: bad input.
+
+    Started by torchrun, several processes share the work: torchrun --nproc-per-node 4 -m neural_polarizer purify ...
+    """
     from ..checks import check_number, usable_device
     from ..lab.clean_folder import check_classes, read_clean
     from ..lab.purification import run_purification, trials_table, verdict, write
     from ..lab.tracking import check_tracker, track
+    from ..spread import spread_out
 
     if log is not None:
         check_tracker(log)
@@ -79,10 +83,14 @@ def purify(
     network = read_model(model, arch, normalization, classes, width, channels)
     images, labels, names = read_clean(clean, channels=channels, size=size)
     check_classes(labels, names, _classes(network, images))
-    done = run_purification(
-        network.to(device), images, labels, names, method=method.value, layer=layer,
-        max_accuracy_drop=max_accuracy_drop, device=device, seed=seed,
-    )  # fmt: skip
+    with spread_out(cpu=not device.startswith("cuda")) as processes:
+        device = processes.device_of(device)
+        done = run_purification(
+            network.to(device), images, labels, names, method=method.value, layer=layer,
+            max_accuracy_drop=max_accuracy_drop, device=device, seed=seed, progress=processes.first,
+        )  # fmt: skip
+    if not processes.first:  # all have the same; one writes and speaks
+        raise typer.Exit(done.status)
     setting = {
         "model": str(model), "arch": arch or "", "clean": str(clean), "clean images": len(images),
         "labels": labels is not None, "method": method.value, "layer": layer, "max_accuracy_drop": max_accuracy_drop,
