@@ -15,7 +15,10 @@ from ..suspicion import Suspicion
 METRICS = "metrics.json"
 MAX_METRICS = 1 << 24  # bytes
 COMMANDS = ("purify", "demo")
-KINDS: dict[str, type | tuple[type, ...]] = {"str": str, "float": (int, float), "bool": bool}
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "str": str, "float": (int, float), "bool": bool, "int": int, "int | None": (int, type(None)),
+}  # fmt: skip
+LATER = {"suspect", "look"}  # of a trial: records of earlier versions say nothing of them
 
 
 class Recorded:
@@ -105,8 +108,8 @@ class Recorded:
         kinds = {f.name: KINDS[str(f.type)] for f in fields(Trial)}
         if not isinstance(rows, list) or not all(
             isinstance(row, dict)
-            and set(row) == set(kinds)
-            and all(isinstance(row[name], kind) for name, kind in kinds.items())
+            and set(kinds) - LATER <= set(row) <= set(kinds)
+            and all(isinstance(value, kinds[name]) for name, value in row.items())
             for row in rows
         ):
             raise self._wrong("choice.trials", rows, f"a list of objects with {', '.join(kinds)}")
