@@ -25,6 +25,7 @@ from .config import FitConfig
 from .cut import Cut, frozen_view, logits_of
 from .errors import InputError
 from .history import History
+from .kept import Kept
 from .losses import without_class
 from .methods import METHODS
 from .outer import FitDiverged, Outer, batches, condition_for, fooled, warm_up, wrong_targets
@@ -32,7 +33,7 @@ from .perturb import descend
 from .polarized import PolarizedModel, applied
 from .polarizers import Polarizer
 from .progress import Progress
-from .rounds import fit_in_rounds
+from .rounds import fastest_layout, fit_in_rounds
 from .spread import spread
 
 AUTO = "auto"  # as a method or a layer
@@ -278,7 +279,7 @@ def fit_per_batch(
     `images` (N, C, H, W), `labels` (N,) and the `original` logits (N, K) are on the cut's device. Trains `polarizer`
     in place. For CNPD clean images carry the original prediction as their condition, perturbed ones their target.
     """
-    order = torch.Generator().manual_seed(seed)
+    order, layout = torch.Generator().manual_seed(seed), fastest_layout(cut.original, images)
     conditional = isinstance(polarizer, ConditionalPolarizer)
     rule = config.target if config.target is not None else "random" if conditional else "runner-up"
     history, predictions = History(), original.argmax(1)
@@ -289,8 +290,15 @@ def fit_per_batch(
     def forward(g: Polarizer, x: Tensor, condition: Tensor | None) -> Tensor:
         return cut.edited(x, lambda m: applied(g, m, condition))
 
+    # What enters the layer on clean images is the same in every epoch.
+    kept = Kept(cut, images[:1].contiguous(memory_format=layout), len(images))
+    for some in images.split(config.batch_size):
+        _, tensors = kept.look(some.contiguous(memory_format=layout))
+        kept.add(tensors, torch.arange(len(some), device=images.device))
+    kept.gather()
+
     warm_up(
-        polarizer, lambda g, rows, condition: forward(g, images[rows], condition), labels,
+        polarizer, kept.forward, labels,
         lambda rows: standing(predictions[rows], labels[rows]), config, order, progress,
     )  # fmt: skip
     outer = Outer(polarizer, config, ["mismatch"] if conditional else [])
@@ -303,7 +311,7 @@ def fit_per_batch(
             # What is random or tells which copies are needed is known for the whole batch; what runs is this process's.
             mine, weight, _ = spread().part(len(batch))
             rows = batch[mine]
-            x, y = images[rows], labels[rows]
+            x, y = images[rows].contiguous(memory_format=layout), labels[rows]
             stands = standing(predictions[batch], labels[batch]) if conditional else None
             condition = None if stands is None else stands[mine]
             clean_logits = None
@@ -311,7 +319,7 @@ def fit_per_batch(
                 # Copies are handed out once it is known which a step needs: until then a look, without gradients.
                 own = config.statistics == "batch" and not stepper.by_rows
                 with polarizer.batch_statistics(own), torch.set_grad_enabled(not stepper.by_rows):
-                    clean_logits = forward(polarizer, x, condition)
+                    clean_logits = kept.forward(polarizer, rows, condition)
             if rule == "runner-up":
                 target = wrong_targets(rule, clean_logits, y, cut.classes, order)
                 every = None if target is None or not conditional else spread().whole(target, len(batch))
@@ -340,7 +348,7 @@ def fit_per_batch(
                 assert local is not None
                 condition, sent = (part[mine] for part in local.split(len(batch)))
                 with g.batch_statistics(config.statistics == "batch"):
-                    clean_logits = forward(g, x, condition)
+                    clean_logits = kept.forward(g, rows, condition)
             else:
                 g, _ = stepper.take(None)
             logits = forward(g, perturbed, sent)
