@@ -126,6 +126,16 @@ def board(records: list[dict[str, Any]]) -> str:
     return short(frame_of(shown)).rstrip()
 
 
+def fit(record: dict[str, Any]) -> str:
+    rows: list[tuple[str, ...]] = [("what", "ratio", "95 %", "bar", "")]
+    for r in record["rows"]:
+        bar = "" if r["bar"] is None else f"{'at most' if r['at_most'] else 'at least'} {r['bar']:g}"
+        met = "" if r["bar"] is None else "met" if r["met"] else "missed"
+        rows.append((r["what"], f"{r['ratio']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}", bar, met))
+    told = "; ".join(f"{k}: {v}" for k, v in record["setting"].items())
+    return f"{markdown(rows)}\n\n{told}."
+
+
 def screening(record: dict[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [
         ("network", "ACC", "ASR", "target", "suspicion", "class that stands out"),
@@ -152,6 +162,7 @@ TABLES = (
     ("docs/attacks.md", "attacks-digits", "attacks_digits.json", attacks),
     ("docs/attacks.md", "attacks-cifar10", "attacks_cifar10.json", attacks),
     ("docs/benchmark.md", "bench-smoke", "bench/smoke", bench),
+    ("docs/performance.md", "fit", "fit.json", fit),
     ("docs/results.md", "demo-seeds", "demo.json", demo_seeds),
     ("docs/results.md", "conditioning", "conditioning.json", conditioning),
     ("docs/results.md", "inference", "inference.json", inference),
