@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from neural_polarizer import FitConfig
 from neural_polarizer.capture import make_cut
+from neural_polarizer.fit import _started, fit_per_batch, measure
+from neural_polarizer.graph import GraphCut
 
 from .nets import images
+from .test_rounds import lively
 
 
 class Around(nn.Module):
@@ -76,3 +80,18 @@ def test_what_cannot_be_folded_runs_as_it_is(monkeypatch):
     assert cut.lean(images(2)) is cut
     hooks = make_cut(moved(), "conv3", images(2), "hooks")
     assert hooks.lean(images(2)) is hooks
+
+
+@pytest.mark.parametrize(("early_exit", "prefixes"), [(None, 3), (1e-9, 2)])
+def test_a_batch_runs_no_prefix_that_it_need_not(monkeypatch, early_exit, prefixes):
+    """Two inner steps and the perturbed images; where the second step finds success, its pass is the outer one."""
+    net, x = lively("skips"), images(8)
+    cut = make_cut(net, "block", x[:2], "graph")
+    config = FitConfig(epochs=3, warmup_epochs=0, batch_size=8, early_exit=early_exit, radius=5.0, step=1.0)
+    mean, var, original = measure(cut, x, 8)
+    polarizer = _started("npd", config, cut, 0, mean, var)
+    passes = []
+    whole = GraphCut.prefix
+    monkeypatch.setattr(GraphCut, "prefix", lambda self, x: passes.append(len(x)) or whole(self, x))
+    fit_per_batch(cut, polarizer, x, original.argmax(1), original, config, seed=0, progress=False)
+    assert sum(n == 8 for n in passes) == 1 + 3 * prefixes  # clean images once, for all epochs
