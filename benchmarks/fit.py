@@ -8,7 +8,7 @@ medians:
   from the same start on the same few batches; the same without the early exit, where both sides take both inner steps,
   and that over its floor: the same passes run bare, folded and in the fastest layout as the fit has them;
 - `--rounds`: `purify` in rounds, at one layer and with everything chosen, once each; 50 epochs of the plain loop over
-  their time, and the share of it that is not spent on perturbing;
+  their time, and the share of it that is not spent on perturbing (a record of its own, `fit_rounds.json`);
 - `--der`: both sides fitted on 500 images and judged on 2,000 test images (wants the data).
 """
 
@@ -183,10 +183,12 @@ def main() -> int:
     if options.der:
         der(options.data, table)
         setting["DER"] = f"{FITTED} images, {DER_EPOCHS} epochs, {JUDGED} test images"
+    status = table.write(options.out, **setting)
     if options.rounds:
-        in_rounds(net, (images, labels), EPOCHS * rate * len(images), table)
-        setting["rounds"] = "all images, one run each"
-    return table.write(options.out, **setting)
+        of_rounds = Table()
+        in_rounds(net, (images, labels), EPOCHS * rate * len(images), of_rounds)
+        status |= of_rounds.write(options.out.with_name("fit_rounds.json"), **setting)
+    return status
 
 
 if __name__ == "__main__":

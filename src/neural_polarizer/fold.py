@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 _CONVOLUTIONS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default)
+_NOT_SAVED = (*_CONVOLUTIONS, torch.ops.aten.addcmul.default)
 
 
 def folded(program: fx.GraphModule) -> fx.GraphModule:
@@ -54,5 +55,9 @@ def folded(program: fx.GraphModule) -> fx.GraphModule:
                 sum_ = graph.call_function(torch.ops.aten.addcmul.default, (views[1], entering, views[0]))
             norm.replace_all_uses_with(sum_)
         graph.erase_node(norm)
+    for node in graph.nodes:
+        made = node.args[0] if node.args else None
+        if node.target is torch.ops.aten.relu.default and made.target in _NOT_SAVED and len(made.users) == 1:
+            node.target = torch.ops.aten.relu_.default  # nobody else reads it, and no gradient is made from it
     graph.lint()
     return fx.GraphModule(root, graph)
