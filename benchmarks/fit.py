@@ -1,67 +1,166 @@
-"""What a fit costs: `python benchmarks/fit.py [--images 2500] [--repeats 5] [--rounds]`.
+"""What a fit costs: `python benchmarks/fit.py [--images 2500] [--repeats 5] [--rounds] [--der]`.
 
-A PreAct-ResNet18 of width 16 on 3x32x32, cut at `layer4.1.conv1`, NPD, batches of 128. In one run the sides alternate,
-and ratios are taken within one turn; printed are medians:
+A backdoored PreAct-ResNet18 of width 16 on CIFAR-10 (or on random images, where the data is not at hand), cut at
+`layer4.1.conv1`, NPD, batches of 128. In one run the sides alternate, and ratios are taken within one turn; printed are
+medians:
 
-- per batch: an epoch of `fit_per_batch` with the published settings over one of the plain loop (`plain_loop.py`), both
-  on the same few batches; and over its floor, the same passes run bare;
-- `--rounds`: `purify` at one layer with one method, and with everything chosen, over 50 epochs of the plain loop, which
-  are extrapolated from one; and the share of the time that is not spent on perturbing.
-
-Weights and images are random: what a pass costs does not depend on them. The early exit of the inner loop does; it is
-off for both sides, so that both do both steps.
+- per batch: epochs of `fit_per_batch` with the published settings over the same of the plain loop (`plain_loop.py`),
+  from the same start on the same few batches; the same without the early exit, where both sides take both inner steps,
+  and that over its floor: the same passes run bare, folded and in the fastest layout as the fit has them;
+- `--rounds`: `purify` in rounds, at one layer and with everything chosen, once each; 50 epochs of the plain loop over
+  their time, and the share of it that is not spent on perturbing (a record of its own, `fit_rounds.json`);
+- `--der`: both sides fitted on 500 images and judged on 2,000 test images (wants the data).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from inference import interval, seconds
+from common import DATA, Table, clean_images, network, seconds
 from plain_loop import PlainLoop
+from torch import Tensor, nn
 
-from neural_polarizer import FitConfig, purify
+from neural_polarizer import FitConfig, PolarizedModel, purify
 from neural_polarizer.capture import make_cut
 from neural_polarizer.cut import Cut
-from neural_polarizer.files import write_atomically
 from neural_polarizer.fit import _started, attempts_on, fit_per_batch, measure
-from neural_polarizer.models.preact_resnet import PreActResNet18
+from neural_polarizer.lab.datasets.registry import load_dataset
+from neural_polarizer.lab.evaluate import Evaluation, evaluate
+from neural_polarizer.metrics import defence_effectiveness
+from neural_polarizer.polarizers import Polarizer
+from neural_polarizer.pool import Pool
 from neural_polarizer.rounds import fastest_layout
 
 LAYER, BATCH, EPOCHS = "layer4.1.conv1", 128, 50
-BATCHES, TURN = 2, 4  # batches of an epoch here, and epochs of a turn: what is kept is kept once
+BATCHES, TURN = 2, 4  # batches of an epoch here, and epochs of a turn
+JUDGED, FITTED, DER_EPOCHS = 2000, 500, 5
 
 
-def floor_of(cut: Cut, images: torch.Tensor, steps: int) -> Callable[[], None]:
-    """The passes that cannot be avoided: two inner steps, the prefix of perturbed images, the tail of all.
+def bare(cut: Cut, images: Tensor, steps: int) -> None:
+    """The passes that cannot be avoided: inner steps, the prefix of perturbed images, the tail of all.
 
     The prefix of the clean images runs once for all epochs.
     """
-
-    def bare() -> None:
-        entered = []
-        for x in images.split(BATCH):
+    entered = []
+    for x in images.split(BATCH):
+        with torch.no_grad():
+            entered.append(cut.prefix(x))
+    for _ in range(TURN):
+        for x, clean in zip(images.split(BATCH), entered, strict=True):
+            for _ in range(steps):
+                wanted = x.clone().requires_grad_()
+                torch.autograd.grad(cut.edited(wanted, lambda m: m).sum(), wanted)
             with torch.no_grad():
-                entered.append(cut.prefix(x))
-        for _ in range(TURN):
-            for x, clean in zip(images.split(BATCH), entered, strict=True):
-                for _ in range(steps):
-                    wanted = x.clone().requires_grad_()
-                    torch.autograd.grad(cut.original(wanted).sum(), wanted)
-                with torch.no_grad():
-                    perturbed = cut.prefix(x)
-                for kept in (clean, perturbed):
-                    m = kept.m.clone().requires_grad_()
-                    torch.autograd.grad(cut.tail(kept._replace(m=m)).sum(), m)
+                perturbed = cut.prefix(x)
+            for kept in (clean, perturbed):
+                m = kept.m.clone().requires_grad_()
+                torch.autograd.grad(cut.tail(kept._replace(m=m)).sum(), m)
 
-    return bare
+
+def ours(cut: Cut, polarizer: Polarizer, clean: tuple[Tensor, Tensor], original: Tensor, config: FitConfig) -> None:
+    fit_per_batch(cut, polarizer, *clean, original, config, seed=0, progress=False)
+
+
+def plain(net: nn.Module, polarizer: Polarizer, clean: tuple[Tensor, Tensor], config: FitConfig) -> None:
+    loop, order = PlainLoop(net, LAYER, polarizer.eval(), config), torch.Generator().manual_seed(0)
+    for _ in range(config.epochs):
+        for rows in torch.randperm(len(clean[0]), generator=order).split(config.batch_size):
+            loop.step(clean[0][rows], clean[1][rows])
+
+
+def per_batch(net: nn.Module, few: tuple[Tensor, Tensor], repeats: int, table: Table) -> float:
+    """Rows on the per-batch loop; returns the plain loop's seconds per image and epoch, as published."""
+    published = FitConfig(epochs=TURN, warmup_epochs=0, batch_size=BATCH)
+    whole = FitConfig(epochs=TURN, warmup_epochs=0, batch_size=BATCH, early_exit=None)
+    cut = make_cut(net, LAYER, few[0][:2], "graph")
+    mean, var, original = measure(cut, few[0], BATCH)
+    lean, fast = cut.lean(few[0][:2]), few[0].contiguous(memory_format=fastest_layout(cut.original, few[0]))
+
+    def start() -> Polarizer:
+        return _started("npd", published, cut, 0, mean, var)
+
+    sides: dict[str, Callable[[], Any]] = {
+        "ours": lambda: ours(cut, start(), few, original, published),
+        "plain": lambda: plain(net, start(), few, published),
+        "ours, both steps": lambda: ours(cut, start(), few, original, whole),
+        "plain, both steps": lambda: plain(net, start(), few, whole),
+        "floor": lambda: bare(lean, fast, whole.steps),
+    }
+    for side in sides.values():
+        side()
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            taken[name].append(seconds(side))
+
+    def over(a: str, b: str) -> list[float]:
+        return [x / y for x, y in zip(taken[a], taken[b], strict=True)]
+
+    table.tell("per-batch fit as published / plain loop", over("ours", "plain"), 0.5)
+    table.tell("per-batch fit, no early exit / plain loop", over("ours, both steps", "plain, both steps"), 0.5)
+    table.tell("per-batch fit, no early exit / floor", over("ours, both steps", "floor"), 1.25)
+    return statistics.median(taken["plain"]) / TURN / len(few[0])
+
+
+def in_rounds(net: nn.Module, clean: tuple[Tensor, Tensor], plain_fit: float, table: Table) -> None:
+    """Rows on rounds, against the seconds of a whole plain fit."""
+    outside = 0.0
+
+    def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal outside
+            result: list[Any] = []
+            outside += seconds(lambda: result.append(method(*args, **kwargs)))
+            return result[0]
+
+        return run
+
+    own = {name: getattr(Pool, name) for name in ("__init__", "fit")}
+    for name, method in own.items():
+        setattr(Pool, name, timed(method))
+    config = FitConfig.in_rounds()
+    one = seconds(lambda: purify(net, clean, method="npd", layer="layer4.1", config=config, progress=False))
+    for name, method in own.items():
+        setattr(Pool, name, method)
+    share = outside / one
+    found: list[Any] = []
+    perturbing = seconds(lambda: found.append(attempts_on(net, clean, progress=False)))
+    whole = perturbing + seconds(lambda: purify(net, clean, attempts=found[0], progress=False))
+    table.tell(f"{EPOCHS} epochs of the plain loop / rounds at one layer", [plain_fit / one], 10, at_most=False)
+    table.tell("of that, time outside the perturbing", [share], 0.25)
+    table.tell(f"{EPOCHS} epochs of the plain loop / everything chosen", [plain_fit / whole], 10, at_most=False)
+    table.tell("of that, time outside the perturbing", [1 - perturbing / whole], 0.25)
+
+
+def der(data: Path, table: Table) -> None:
+    """Both sides from the same start, with the same batches: the same defence."""
+    victim, held = network(), load_dataset("cifar10", data, progress=False).test
+    rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(1))[:JUDGED]
+    test, clean = held.take(rows), clean_images(FITTED, data)[:2]
+    config = FitConfig(epochs=DER_EPOCHS, warmup_epochs=0, batch_size=BATCH)
+    cut = make_cut(victim.model, LAYER, clean[0][:2], "graph")
+    mean, var, original = measure(cut, clean[0], BATCH)
+    assert victim.attack is not None
+    judge = partial(evaluate, test=test, attack=victim.attack, classes=10)
+    before, found = judge(victim.model), []
+    for fit in (lambda g: ours(cut, g, clean, original, config), lambda g: plain(victim.model, g, clean, config)):
+        polarizer = _started("npd", config, cut, 0, mean, var)
+        fit(polarizer)
+        found.append(judge(PolarizedModel(victim.model, polarizer.eval(), LAYER, image_shape=(3, 32, 32), cut=cut)))
+    a, b = (der_of(before, after) for after in found)
+    print(f"before {before}\nours {found[0]}\nplain {found[1]}\nDER {a:.4f} and {b:.4f}")
+    table.tell(f"DER of the per-batch fit ({a:.3f}) and of the plain loop: difference", [abs(a - b)], 0.005)
+
+
+def der_of(before: Evaluation, after: Evaluation) -> float:
+    return defence_effectiveness(acc_before=before.acc, acc_after=after.acc, asr_before=before.asr, asr_after=after.asr)
 
 
 def main() -> int:
@@ -69,78 +168,27 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=2500)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", action="store_true")
+    parser.add_argument("--der", action="store_true")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, default=Path("docs/results/fit.json"))
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(options.images, 3, 32, 32, generator=generator)
-    labels = torch.randint(10, (options.images,), generator=generator)
-    net = PreActResNet18(classes=10, width=16).eval()
-    few, those = images[: BATCHES * BATCH], labels[: BATCHES * BATCH]
-    config = FitConfig(epochs=TURN, warmup_epochs=0, batch_size=BATCH, early_exit=None)
-    cut = make_cut(net, LAYER, images[:2], "graph")
-    mean, var, original = measure(cut, few, BATCH)
-    ours, theirs = (_started("npd", config, cut, 0, mean, var) for _ in range(2))
-    plain = PlainLoop(net, LAYER, theirs.eval(), config)
-
-    def of_theirs() -> None:
-        for _ in range(TURN):
-            for rows in torch.arange(len(few)).split(BATCH):
-                plain.step(few[rows], those[rows])
-
-    sides: dict[str, Callable[[], object]] = {
-        "per batch": lambda: fit_per_batch(cut, ours, few, those, original, config, seed=0, progress=False),
-        "floor": floor_of(cut, few.contiguous(memory_format=fastest_layout(cut.original, few)), config.steps),
-    }
-    of_theirs()
-    for side in sides.values():
-        side()
-    taken: dict[str, list[float]] = {name: [] for name in ("plain", *sides)}
-    for _ in range(options.repeats):
-        taken["plain"].append(seconds(of_theirs))
-        for name, side in sides.items():
-            taken[name].append(seconds(side))
-    per_epoch = statistics.median(taken["plain"]) / TURN * len(images) / len(few)
-    rows = []
-
-    def tell(what: str, values: list[float], bar: float | None, at_most: bool = True) -> None:
-        middle, low, high = interval(values)
-        met = bar is None or (middle <= bar if at_most else middle >= bar)
-        rows.append(
-            {"what": what, "ratio": middle, "low": low, "high": high, "bar": bar, "at_most": at_most, "met": met}
-        )
-        said = "" if bar is None else f"{'at most' if at_most else 'at least'} {bar:g}: {'met' if met else 'missed'}"
-        print(f"| {what} | {middle:.3f} | {low:.3f} to {high:.3f} | {said} |", flush=True)
-
-    tell("per-batch fit / plain loop", [a / b for a, b in zip(taken["per batch"], taken["plain"], strict=True)], 0.5)
-    tell("per-batch fit / floor", [a / b for a, b in zip(taken["per batch"], taken["floor"], strict=True)], 1.25)
-    if options.rounds:
-        clean = (images, labels)
-        started = time.perf_counter()
-        attempts = attempts_on(net, clean, progress=False)
-        perturbing = time.perf_counter() - started
-        whole = perturbing + seconds(
-            lambda: purify(net, clean, attempts=attempts, max_accuracy_drop=1.0, progress=False)
-        )
-        one = perturbing + seconds(
-            lambda: purify(net, clean, attempts=attempts, method="npd", layer="layer4.1", config=None, progress=False)
-        )
-        tell(
-            f"{EPOCHS} epochs of the plain loop / one layer and method, strength chosen",
-            [EPOCHS * per_epoch / one],
-            10,
-            False,
-        )
-        tell(f"{EPOCHS} epochs of the plain loop / everything chosen", [EPOCHS * per_epoch / whole], 10, False)
-        tell("time outside the perturbing, one layer and method", [1 - perturbing / one], 0.25)
+    images, labels, kind = clean_images(options.images, options.data)
+    net, table = network().model, Table()
+    rate = per_batch(net, (images[: BATCHES * BATCH], labels[: BATCHES * BATCH]), options.repeats, table)
     setting = {
-        "architecture": "PreActResNet18 width 16", "layer": LAYER, "images": options.images, "batch": BATCH,
-        "batches": BATCHES, "epochs per turn": TURN, "repeats": options.repeats, "threads": torch.get_num_threads(),
-        "plain epoch, seconds": round(per_epoch, 2), "machine": platform.machine(), "torch": torch.__version__,
+        "network": "PreActResNet18 width 16, BadNets", "layer": LAYER, "data": kind, "images": len(images),
+        "batch": BATCH, "batches of an epoch": BATCHES, "epochs of a turn": TURN, "turns": options.repeats,
+        "warm-up": "left out on both sides", "plain epoch of all images, seconds": round(rate * len(images), 2),
     }  # fmt: skip
-    write_atomically(options.out, json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n")
-    print(setting)
-    return int(not all(row["met"] for row in rows))
+    if options.der:
+        der(options.data, table)
+        setting["DER"] = f"{FITTED} images, {DER_EPOCHS} epochs, {JUDGED} test images"
+    status = table.write(options.out, **setting)
+    if options.rounds:
+        of_rounds = Table()
+        in_rounds(net, (images, labels), EPOCHS * rate * len(images), of_rounds)
+        status |= of_rounds.write(options.out.with_name("fit_rounds.json"), **setting)
+    return status
 
 
 if __name__ == "__main__":

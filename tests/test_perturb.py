@@ -172,3 +172,17 @@ def test_descent_is_written_over_any_threat_model():
     assert out.parameters.shape == (6, 1)
     assert ((out.parameters >= 0.5) & (out.parameters <= 1.5)).all()
     assert not torch.equal(out.images, IMAGES)
+
+
+@pytest.mark.parametrize(("most", "exits"), [(0.1, True), (None, False)])
+def test_says_when_the_last_pass_was_of_what_it_returns(most, exits):
+    passed = []
+
+    def forward(x):
+        passed.append(x.detach().clone())
+        return linear()(x)
+
+    threat = Additive(norm="l2", radius=2.0)
+    out = descend(threat, forward, IMAGES, TARGETS, Descent(steps=4, step=0.3, early_exit=most))
+    assert out.seen == exits
+    assert torch.equal(passed[-1], out.images) == exits

@@ -126,12 +126,15 @@ def board(records: list[dict[str, Any]]) -> str:
     return short(frame_of(shown)).rstrip()
 
 
-def fit(record: dict[str, Any]) -> str:
-    rows: list[tuple[str, ...]] = [("what", "ratio", "95 %", "bar", "")]
+def ratios(record: dict[str, Any]) -> str:
+    """What `benchmarks/` measured against bars."""
+    rows: list[tuple[str, ...]] = [("what", "median", "95 %", "bar", "")]
     for r in record["rows"]:
         bar = "" if r["bar"] is None else f"{'at most' if r['at_most'] else 'at least'} {r['bar']:g}"
         met = "" if r["bar"] is None else "met" if r["met"] else "missed"
-        rows.append((r["what"], f"{r['ratio']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}", bar, met))
+        digits = 1 if "MiB" in r["what"] else 3
+        spread = f"{r['low']:.{digits}f} to {r['high']:.{digits}f}" if r["runs"] > 1 else "one run"
+        rows.append((r["what"], f"{r['ratio']:.{digits}f}", spread, bar, met))
     told = "; ".join(f"{k}: {v}" for k, v in record["setting"].items())
     return f"{markdown(rows)}\n\n{told}."
 
@@ -162,7 +165,11 @@ TABLES = (
     ("docs/attacks.md", "attacks-digits", "attacks_digits.json", attacks),
     ("docs/attacks.md", "attacks-cifar10", "attacks_cifar10.json", attacks),
     ("docs/benchmark.md", "bench-smoke", "bench/smoke", bench),
-    ("docs/performance.md", "fit", "fit.json", fit),
+    ("docs/performance.md", "fit", "fit.json", ratios),
+    ("docs/performance.md", "fit-rounds", "fit_rounds.json", ratios),
+    ("docs/performance.md", "memory", "memory.json", ratios),
+    ("docs/performance.md", "scaling", "scaling.json", ratios),
+    ("docs/performance.md", "startup", "startup.json", ratios),
     ("docs/results.md", "demo-seeds", "demo.json", demo_seeds),
     ("docs/results.md", "conditioning", "conditioning.json", conditioning),
     ("docs/results.md", "inference", "inference.json", inference),

@@ -222,6 +222,14 @@ class Cut:
         """Logits (B, K) from the cut on; with hooks, a whole pass in which `m` replaces what arrives."""
         return self.edited(activation.alive[0], lambda _: activation.m.clone())  # the tail may work in place
 
+    def lean(self, example: Tensor) -> Cut:
+        """The same cut with less to compute, for as long as the model does not change; else the cut itself.
+
+        Args:
+            example: images to check it with; where it does not give the model's logits, up to rounding, it is not used.
+        """
+        return self
+
     def stale(self) -> bool:
         """Whether the model's tensors have moved (`.to()`, `load_state_dict(assign=True)`) since this cut was made."""
         return self._addresses() != self._seen

@@ -7,7 +7,7 @@ problem in `perturb`.
 from __future__ import annotations
 
 import copy
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,9 +28,9 @@ from .history import History
 from .kept import Kept
 from .losses import without_class
 from .methods import METHODS
-from .outer import FitDiverged, Outer, batches, condition_for, fooled, warm_up, wrong_targets
+from .outer import Entered, FitDiverged, Outer, batches, condition_for, warm_up, wrong_targets
 from .perturb import descend
-from .polarized import PolarizedModel, applied
+from .polarized import PolarizedModel
 from .polarizers import Polarizer
 from .progress import Progress
 from .rounds import fastest_layout, fit_in_rounds
@@ -280,15 +280,13 @@ def fit_per_batch(
     in place. For CNPD clean images carry the original prediction as their condition, perturbed ones their target.
     """
     order, layout = torch.Generator().manual_seed(seed), fastest_layout(cut.original, images)
+    cut = cut.lean(images[:2])
     conditional = isinstance(polarizer, ConditionalPolarizer)
     rule = config.target if config.target is not None else "random" if conditional else "runner-up"
     history, predictions = History(), original.argmax(1)
 
     def standing(natural: Tensor, y: Tensor) -> Tensor:
         return condition_for(config.conditioning, natural, y, cut.classes, order)
-
-    def forward(g: Polarizer, x: Tensor, condition: Tensor | None) -> Tensor:
-        return cut.edited(x, lambda m: applied(g, m, condition))
 
     # What enters the layer on clean images is the same in every epoch.
     kept = Kept(cut, images[:1].contiguous(memory_format=layout), len(images))
@@ -328,16 +326,23 @@ def fit_per_batch(
                 target = None if every is None else every[mine]
             aims = standing(every, labels[batch]) if conditional and every is not None else None
             sent = None if aims is None else aims[mine]
+            passed: list[Entered] = []
+
+            def attacked(
+                images: Tensor, passed: list[Entered] = passed, sent: Tensor | None = sent
+            ) -> Tensor | Sequence[Tensor]:
+                passed[:] = [Entered(cut, images)]
+                return passed[0].fooled(polarizer, config.fool, sent)
+
             polarizer.requires_grad_(False)
-            perturbed = descend(
-                threat, partial(fooled, cut, polarizer, config.fool, condition=sent), x,
-                y if target is None else target, how, away=target is None,
-            ).images  # fmt: skip
+            found = descend(threat, attacked, x, y if target is None else target, how, away=target is None)
             polarizer.requires_grad_(True)
+            with torch.no_grad():  # the pass that said that they succeed has brought them to the layer already
+                perturbed = passed[0].detached() if found.seen else Entered(cut, found.images)
             mismatch = []
             if sent is not None and target is not None:
                 with torch.no_grad():
-                    reached = cut.original(perturbed).argmax(1)
+                    reached = perturbed.original().argmax(1)
                 mismatch = [reached.ne(target).double().mean()]
                 if config.condition == "reached":
                     aims = standing(spread().whole(reached, len(batch)), labels[batch])
@@ -351,7 +356,7 @@ def fit_per_batch(
                     clean_logits = kept.forward(g, rows, condition)
             else:
                 g, _ = stepper.take(None)
-            logits = forward(g, perturbed, sent)
+            logits = perturbed.polarized(g, sent)
             assert clean_logits is not None
             if target is None:  # untargeted: push away the wrong class that came out strongest
                 target = without_class(logits.detach(), y).argmax(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from . import losses
 from .conditional import ConditionalPolarizer
 from .config import FitConfig
-from .cut import Cut
+from .cut import Activation, Cut
 from .optim import stepper_for
 from .polarized import applied
 from .polarizers import Polarizer
@@ -109,6 +110,46 @@ def fooled(
     if fool == "original":
         return cut.original(images)
     return cut.paired(images, lambda m, _: applied(polarizer, m, condition))
+
+
+class Entered:
+    """A batch of images at the layer: sent on as often as one likes, without running what is before the layer again.
+
+    With a cut by hooks there is no such place, and every use is a whole pass.
+
+    Args:
+        images: (B, C, H, W); gradients reach them.
+    """
+
+    def __init__(self, cut: Cut, images: Tensor) -> None:
+        self._cut, self._images = cut, images
+        self._activation = cut.prefix(images) if cut.kind == "graph" else None
+
+    def original(self) -> Tensor:
+        """Logits (B, K) of the model."""
+        return self._cut.original(self._images) if self._activation is None else self._cut.tail(self._activation)
+
+    def polarized(self, polarizer: Polarizer, condition: Tensor | None) -> Tensor:
+        """Logits (B, K) through a polarizer."""
+        if self._activation is None:
+            return self._cut.edited(self._images, lambda m: applied(polarizer, m, condition))
+        return self._cut.tail(self._activation._replace(m=applied(polarizer, self._activation.m, condition)))
+
+    def fooled(self, polarizer: Polarizer, fool: str, condition: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+        """See the function of this name."""
+        if fool == "original":
+            return self.original()
+        polarized = self.polarized(polarizer, condition)
+        return polarized if fool == "polarized" else (polarized, self.original())
+
+    def detached(self) -> Entered:
+        """The same without a way back to the images."""
+        found = copy.copy(self)
+        found._images = self._images.detach()
+        if self._activation is not None:
+            m, alive = self._activation
+            found._activation = Activation(m.detach(), tuple(a.detach() if isinstance(a, Tensor) else a for a in alive))
+        return found
 
 
 def warm_up(

@@ -89,11 +89,15 @@ class Descent:
 
 
 class Perturbed(NamedTuple):
-    """Perturbed images (B, C, H, W) without gradient, the parameters (U, ...), and each image's unit (B,)."""
+    """Perturbed images (B, C, H, W) without gradient, the parameters (U, ...), and each image's unit (B,).
+
+    `seen`: the last forward pass was of these very images, since its success ended the descent.
+    """
 
     images: Tensor
     parameters: Tensor
     units: Tensor
+    seen: bool = False
 
 
 def _units(share: Share, targets: Tensor) -> tuple[Tensor, int]:
@@ -141,7 +145,7 @@ def descend(
     counts = spread().total(counts) if shared else counts
     weight = 1 / counts.to(images.dtype)[units]  # mean within each unit
     parameters = threat.begin(count, images) if go_on is None else go_on[0]
-    done = torch.zeros((), dtype=torch.bool, device=images.device)
+    done, seen = torch.zeros((), dtype=torch.bool, device=images.device), False
     with torch.enable_grad():
         for step in range(how.steps):
             parameters = parameters.detach().requires_grad_()
@@ -152,6 +156,7 @@ def descend(
                 reached = torch.stack([(z.argmax(1) == targets) != away for z in views]).all(0)
                 done = done | (_mean_over_all(reached) >= how.early_exit)
                 if images.device.type == "cpu" and done:  # elsewhere a mask, so that nobody waits for the device
+                    seen = True
                     break
             loss = sum((_cross_entropy(z, targets) for z in views), torch.zeros_like(weight))
             (gradient,) = torch.autograd.grad((loss * weight).sum() / len(views), parameters)
@@ -162,7 +167,7 @@ def descend(
                 parameters = torch.where(done, parameters, moved)
     parameters = parameters.detach()
     with torch.no_grad():
-        return Perturbed(threat.act(parameters.index_select(0, units), images), parameters, units)
+        return Perturbed(threat.act(parameters.index_select(0, units), images), parameters, units, seen)
 
 
 def _mean_over_all(reached: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""Peak memory of a fit: `python benchmarks/memory.py [--images 2500] [--width 16] [--repeats 5] [--rounds]`.
+
+The per-batch fit with what it keeps, and the plain loop (`plain_loop.py`), each in a process of its own: the process's
+peak minus that of one that only makes network and images and runs a batch. The sides alternate. Images are random: real
+ones would have to be decoded, which takes more than a fit. One epoch takes as much memory as fifty; of the plain
+loop, which keeps nothing, four steps do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from common import Table
+from plain_loop import PlainLoop
+
+from neural_polarizer import FitConfig, purify
+from neural_polarizer.capture import make_cut
+from neural_polarizer.fit import _started, measure
+from neural_polarizer.models.preact_resnet import PreActResNet18
+
+LAYER, BATCH, BAR = "layer4.1.conv1", 128, 1.0
+SIDES = ("loaded", "cut", "plain loop", "per batch", "rounds")
+
+
+def work(side: str, count: int, width: int) -> None:
+    """One side, in this process; prints its peak in KiB."""
+    order = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(count, 3, 32, 32, generator=order), torch.randint(10, (count,), generator=order)
+    net = PreActResNet18(classes=10, width=width).eval()
+    with torch.no_grad():
+        net(images[:BATCH])
+    config = FitConfig(epochs=1, warmup_epochs=0, batch_size=BATCH)
+    if side == "plain loop":
+        cut = make_cut(net, LAYER, images[:2], "hooks")
+        polarizer = _started("npd", config, cut, 0, *measure(cut, images[:BATCH], BATCH)[:2])
+        loop = PlainLoop(net, LAYER, polarizer.eval(), config)
+        for rows in torch.randperm(count, generator=order).split(BATCH)[:4]:  # all steps take the same
+            loop.step(images[rows], labels[rows])
+    elif side == "cut":  # what `torch.export` brings along, once per process
+        make_cut(net, LAYER, images[:2], "graph")
+    elif side == "per batch":
+        purify(net, (images, labels), method="npd", layer=LAYER, config=config, progress=False)
+    elif side == "rounds":
+        rounds = FitConfig.in_rounds(epochs=1)
+        purify(net, (images, labels), method="npd", layer="layer4.1", config=rounds, progress=False)
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2500)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", action="store_true", help="measure rounds, too (once)")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/memory.json"))
+    options = parser.parse_args()
+    if options.side:
+        work(options.side, options.images, options.width)
+        return 0
+
+    def peak(side: str) -> float:
+        command = [sys.executable, __file__, "--side", side]
+        sizes = ["--images", str(options.images), "--width", str(options.width)]
+        return json.loads(subprocess.run([*command, *sizes], check=True, capture_output=True, text=True).stdout) / 1024
+
+    taken: dict[str, list[float]] = {side: [] for side in SIDES[:-1]}
+    for _ in range(options.repeats):
+        for side, values in taken.items():
+            values.append(peak(side))
+    table = Table()
+
+    def beyond(side: str, start: str = "loaded") -> list[float]:
+        return [a - b for a, b in zip(taken[side], taken[start], strict=True)]
+
+    def ratios(side: str, start: str = "loaded") -> list[float]:
+        return [a / b for a, b in zip(beyond(side, start), beyond("plain loop"), strict=True)]
+
+    table.tell("plain loop, MiB beyond the loaded process", beyond("plain loop"), digits=1)
+    table.tell("per-batch fit, MiB beyond the loaded process", beyond("per batch"), digits=1)
+    table.tell("of that, what torch.export brings along, MiB", beyond("cut"), digits=1)
+    table.tell("per-batch fit / plain loop", ratios("per batch"), BAR)
+    table.tell("per-batch fit beyond a process that has cut a model / plain loop", ratios("per batch", "cut"))
+    if options.rounds:
+        taken["rounds"] = [peak("rounds")] * options.repeats
+        table.tell("rounds at one layer, MiB beyond the loaded process", beyond("rounds")[:1], digits=1)
+        table.tell("rounds at one layer / plain loop", ratios("rounds")[:1])
+    return table.write(
+        options.out, network=f"PreActResNet18 width {options.width}", layer=LAYER, images=options.images, batch=BATCH,
+        turns=options.repeats, rounds="once" if options.rounds else "not measured",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
