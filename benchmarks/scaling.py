@@ -1,6 +1,6 @@
 """How a fit grows: `python benchmarks/scaling.py [--repeats 5]`.
 
-Two epochs of the per-batch fit on random images, all inner steps, against those of the base (256 images of 3x32x32, ten
+Two epochs of the per-batch fit on random images, all inner steps, against those of the base (128 images of 3x32x32, ten
 classes, PreAct-ResNet18 of width 16, NPD), with one thing changed: images, classes, side or width. Beside the ratio
 stands what it is over the growth of that thing; 1 is linear. For r-CNPD the base is r-CNPD of ten classes. Sides
 alternate; making networks, cuts and polarizers is not counted.
@@ -21,7 +21,7 @@ from neural_polarizer.capture import make_cut
 from neural_polarizer.fit import _started, fit_per_batch, measure
 from neural_polarizer.models.preact_resnet import PreActResNet18
 
-LAYER, BASE = "layer4.1.conv1", {"images": 256, "classes": 10, "side": 32, "width": 16}
+LAYER, BASE = "layer4.1.conv1", {"images": 128, "classes": 10, "side": 32, "width": 16}
 R_CNPD_BAR, LINEAR_BAR = 2.5, 1.1  # the second: of time over images, what is left to noise
 
 
@@ -42,8 +42,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/results/scaling.json"))
     options = parser.parse_args()
     changes: dict[str, dict[str, int]] = {
-        "images x 2": {"images": 512},
-        "images x 4": {"images": 1024},
+        "images x 2": {"images": 256},
+        "images x 4": {"images": 512},
         "classes x 100": {"classes": 1000},
         "side x 2": {"side": 64},
         "width x 2": {"width": 32},

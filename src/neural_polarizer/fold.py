@@ -56,8 +56,9 @@ def folded(program: fx.GraphModule) -> fx.GraphModule:
             norm.replace_all_uses_with(sum_)
         graph.erase_node(norm)
     for node in graph.nodes:
-        made = node.args[0] if node.args else None
-        if node.target is torch.ops.aten.relu.default and made.target in _NOT_SAVED and len(made.users) == 1:
-            node.target = torch.ops.aten.relu_.default  # nobody else reads it, and no gradient is made from it
+        if node.target is torch.ops.aten.relu.default:
+            (made,) = node.all_input_nodes
+            if made.target in _NOT_SAVED and len(made.users) == 1:
+                node.target = torch.ops.aten.relu_.default  # nobody else reads it, and no gradient is made from it
     graph.lint()
     return fx.GraphModule(root, graph)
