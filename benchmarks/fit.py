@@ -40,7 +40,7 @@ from neural_polarizer.pool import Pool
 from neural_polarizer.rounds import fastest_layout
 
 LAYER, BATCH, EPOCHS = "layer4.1.conv1", 128, 50
-BATCHES, TURN = 2, 2  # batches of an epoch here, and epochs of a turn
+BATCHES, TURN = 2, 4  # batches of an epoch here, and epochs of a turn; what is kept is kept once in each
 JUDGED, FITTED, DER_EPOCHS = 2000, 500, 5
 
 
