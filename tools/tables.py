@@ -166,6 +166,8 @@ TABLES = (
     ("docs/attacks.md", "attacks-cifar10", "attacks_cifar10.json", attacks),
     ("docs/benchmark.md", "bench-smoke", "bench/smoke", bench),
     ("docs/performance.md", "fit", "fit.json", ratios),
+    ("docs/performance.md", "fit-rounds", "fit_rounds.json", ratios),
+    ("docs/performance.md", "memory", "memory.json", ratios),
     ("docs/performance.md", "scaling", "scaling.json", ratios),
     ("docs/performance.md", "startup", "startup.json", ratios),
     ("docs/results.md", "demo-seeds", "demo.json", demo_seeds),
