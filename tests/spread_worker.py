@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,14 +37,14 @@ def configs():
     }
 
 
-def fits():
+def fits(**changes):
     """Every polarizer's parameters and last row of history, by name; all in float64, polarizers included."""
     torch.set_num_threads(1)
     net = lively("skips").double().eval()
     x = images(COUNT).double()
     y = torch.arange(COUNT) % CLASSES
     out = {}
-    for kind, config in configs().items():
+    for kind, config in ((k, replace(c, **changes)) for k, c in configs().items()):
         for method in METHODS:
             cut = make_cut(net, "block", x[:2], "auto")
             mean, var, original = measure(cut, x, config.batch_size)

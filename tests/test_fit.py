@@ -130,7 +130,7 @@ def test_one_outer_step_by_hand():
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
     x, y = x[order], y[order]
     target = without_class(forward(x).detach(), y).argmax(1)
-    perturbed = descend(config.threat(x.shape[1:]), forward, x, target, config.descent()).images
+    perturbed = descend(config.threat(x.shape[1:]), forward, x, target, config.descent(x.shape[1:])).images
     clean, logits = forward(x), forward(perturbed)
     loss = bn_loss(clean, y) + 0.4 * (ce_loss(logits, clean.argmax(1)) + max_loss(logits, y) + asr_loss(logits, target))
     (gradient,) = torch.autograd.grad(loss, weight)

@@ -67,7 +67,7 @@ def changed(config: FitConfig = QUICK, **options) -> FitConfig:
 def watched(monkeypatch):
     """What every step of the outer problem is given, and every set of perturbed images."""
     seen = {"perturbed": [], "steps": [], "copies": []}
-    found, step, gather = rounds_room.perturbed, pool_room.Outer.step, Copies.gather
+    found, step, gather = rounds_room.perturbed, pool_room.Outer.add, Copies.gather
 
     def perturbed(*args):
         for batch in found(*args):
@@ -77,7 +77,7 @@ def watched(monkeypatch):
     monkeypatch.setattr(rounds_room, "perturbed", perturbed)
     monkeypatch.setattr(Copies, "gather", lambda self: (gather(self), seen["copies"].append(self))[0])
     monkeypatch.setattr(
-        pool_room.Outer, "step", lambda self, *a, **k: (seen["steps"].append((a, k)), step(self, *a, **k))[1]
+        pool_room.Outer, "add", lambda self, *a, **k: (seen["steps"].append((a, k)), step(self, *a, **k))[1]
     )
     return seen
 
@@ -412,7 +412,7 @@ def test_divergence_and_interruption_leave_the_model_alone(monkeypatch):
     def interrupted(*a, **k):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pool_room.Outer, "step", interrupted)
+    monkeypatch.setattr(pool_room.Outer, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
         quick(net)
     assert same(before, snapshot(net))

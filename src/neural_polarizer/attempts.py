@@ -124,7 +124,9 @@ def attempt(
     """
     families, layout = config.families(images.shape[1:]), fastest_layout(forward, images)
     with torch.no_grad():
-        original = torch.cat([forward(b.contiguous(memory_format=layout)) for b in images.split(config.batch_size)])
+        original = torch.cat(
+            [forward(b.contiguous(memory_format=layout)) for b in images.split(config.pass_size(images.shape[1:]))]
+        )
     predictions, classes = original.argmax(1), original.shape[1]
     labels = predictions if labels is None else labels
     order = torch.Generator().manual_seed(seed)

@@ -156,7 +156,8 @@ class Chooser:
         pool = Pool(
             cut, self._images, self._labels, self._original, views=self._config.views,
             copies=sum(len(a.rows) for a in attempts.found), batch_size=self._config.batch_size,
-            order=torch.Generator().manual_seed(self._seed + 2), layout=attempts.layout,
+            pass_size=self._config.pass_size(self._images.shape[1:]), layout=attempts.layout,
+            order=torch.Generator().manual_seed(self._seed + 2),
         )  # fmt: skip
         for a in attempts.found:
             pool.take(a.rows, a.images, a.targets, family=a.family)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from .checks import check_choice, check_number
@@ -18,6 +18,7 @@ from .polarizers import STRUCTURES
 
 CONDITIONINGS = ("predicted", "none", "label", "random")
 REFERENCE = 3 * 32 * 32  # the image size for which the published radius was given
+PASS_VALUES = 1 << 22  # of images in a pass: 27 of 3x224x224, more than a batch of 3x64x64
 
 _PUBLISHED: dict[str, dict[str, Any]] = {
     "cifar10": {"radius": 3.0},
@@ -83,6 +84,9 @@ class FitConfig:
         statistics: BatchNorm of the polarizer in the main loop: "running", or "batch" on the clean images and
             frozen on the perturbed ones.
         epochs, batch_size, lr, momentum, weight_decay: SGD.
+        micro_batch: images in a pass at a time; their gradients are added up, so that a step is that of the batch up to
+            rounding (and to the patience of `early_exit`). None: the batch, or of large images so many that memory
+            stays bounded (`PASS_VALUES`).
         clip: the longest gradient of a step (L2, over all parameters); None: as long as it is.
         schedule: the rate is "constant" (the authors configure a cosine but never step it), or falls as a "cosine".
 
@@ -127,6 +131,7 @@ class FitConfig:
     statistics: Literal["running", "batch"] = "running"
     epochs: int = 50
     batch_size: int = 128
+    micro_batch: int | None = None
     lr: float = 0.01
     schedule: Literal["constant", "cosine"] = "constant"
     momentum: float = 0.9
@@ -159,8 +164,9 @@ class FitConfig:
         check_number("start", self.start)
         for name in ("steps", "batch_size", "rank", "embedding", "rounds"):
             check_number(name, getattr(self, name), least=1, whole=True)
-        if self.hidden is not None:
-            check_number("hidden", self.hidden, least=1, whole=True)
+        for name in ("hidden", "micro_batch"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), least=1, whole=True)
         for name in ("epochs", "warmup_epochs", "views", "least_steps"):
             check_number(name, getattr(self, name), least=0, whole=True)
         if isinstance(self.target, bool) or not (
@@ -171,6 +177,11 @@ class FitConfig:
             raise InputError(f"mergeable: found {self.mergeable!r}, wanted True or False")
         if self.mergeable and not STRUCTURES[self.structure].affine:
             raise InputError(f"mergeable: found True for structure {self.structure!r}, which no layer can take up")
+        if self.micro_batch is not None and self.statistics == "batch":
+            raise InputError(
+                f"micro_batch: found {self.micro_batch} with statistics='batch', wanted None: those of a batch do not "
+                "add up"
+            )
         object.__setattr__(self, "mixture", read_mixture(self.mixture))
         self._fits_its_loop()
 
@@ -235,14 +246,23 @@ class FitConfig:
         """The threat model for images of `shape` (C, H, W)."""
         return Additive(norm=self.norm, radius=self.radius_for(shape), share=self.share, start=self.start)
 
-    def descent(self) -> Descent:
-        return Descent(steps=self.steps, step=self.step, rule=self.step_rule, early_exit=self.early_exit)
+    def pass_size(self, shape: Sequence[int]) -> int:
+        """How many images of `shape` (C, H, W) are in a pass at a time."""
+        return min(self.batch_size, self.micro_batch or max(1, PASS_VALUES // math.prod(shape)))
+
+    def descent(self, shape: Sequence[int]) -> Descent:
+        """The descent for images of `shape` (C, H, W)."""
+        return Descent(
+            steps=self.steps, step=self.step, rule=self.step_rule, early_exit=self.early_exit,
+            micro_batch=self.pass_size(shape),
+        )  # fmt: skip
 
     def families(self, shape: Sequence[int]) -> list[tuple[ThreatModel, Descent]]:
         """What perturbs images of `shape` (C, H, W) in rounds: the mixture, or the one ball where there is none."""
         if not self.mixture:
-            return [(self.threat(shape), self.descent())]
-        return [(f.threat_model(shape), f.descent(shape)) for f in self.mixture]
+            return [(self.threat(shape), self.descent(shape))]
+        size = self.pass_size(shape)
+        return [(f.threat_model(shape), replace(f.descent(shape), micro_batch=size)) for f in self.mixture]
 
     def focus(self) -> list[int]:
         """Of each of `families`, how many classes get a perturbation that is found for them alone."""

@@ -7,7 +7,7 @@ problem in `perturb`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from .polarized import PolarizedModel
 from .polarizers import Polarizer
 from .progress import Progress
 from .rounds import fastest_layout, fit_in_rounds
-from .spread import spread
+from .spread import parts_of, spread
 
 AUTO = "auto"  # as a method or a layer
 
@@ -129,7 +129,7 @@ def purify(
         labels = check_labels("clean", labels, len(images), cut.classes).to(images.device)
     _check_target(config, cut.classes)
 
-    mean, var, original = measure(cut, images, config.batch_size)
+    mean, var, original = measure(cut, images, config.pass_size(images.shape[1:]))
     polarizer = _started(method, config, cut, seed, mean, var)
     fit = fit_in_rounds if config.loop == "rounds" else fit_per_batch
     history = fit(
@@ -193,7 +193,7 @@ def _chosen(
     attempts: Attempts | None,
 ) -> tuple[Chosen, Choice, Chosen | None]:
     """`choose`, with polarizers that start from what the clean images are at each cut."""
-    view, size = frozen_view(model), FitConfig().batch_size
+    view, size = frozen_view(model), (config or FitConfig()).pass_size(images.shape[1:])
     with torch.no_grad():
         original = torch.cat([logits_of(view(batch)) for batch in images.split(size)])
     classes = original.shape[1]
@@ -205,7 +205,7 @@ def _chosen(
 
     def start(name: str, cut: Cut, config: FitConfig) -> Polarizer:
         if cut.layer not in measured:
-            measured[cut.layer] = measure(cut, images, config.batch_size)[:2]
+            measured[cut.layer] = measure(cut, images, size)[:2]
         return _started(name, config, cut, seed, *measured[cut.layer])
 
     return choose(
@@ -213,6 +213,10 @@ def _chosen(
         layer=layer, config=config, max_accuracy_drop=max_accuracy_drop, start=start, seed=seed, capture=capture,
         progress=progress, attempts=attempts,
     )  # fmt: skip
+
+
+def _of(values: Tensor | None, part: slice) -> Tensor | None:
+    return None if values is None else values[part]
 
 
 def _check_target(config: FitConfig, classes: int) -> None:
@@ -280,7 +284,7 @@ def fit_per_batch(
     in place. For CNPD clean images carry the original prediction as their condition, perturbed ones their target.
     """
     order, layout = torch.Generator().manual_seed(seed), fastest_layout(cut.original, images)
-    cut = cut.lean(images[:2])
+    cut, size = cut.lean(images[:2]), config.pass_size(images.shape[1:])
     conditional = isinstance(polarizer, ConditionalPolarizer)
     rule = config.target if config.target is not None else "random" if conditional else "runner-up"
     history, predictions = History(), original.argmax(1)
@@ -289,7 +293,7 @@ def fit_per_batch(
         return condition_for(config.conditioning, natural, y, cut.classes, order)
 
     # What enters the layer on clean images is the same in every epoch.
-    kept = Kept(cut, images[:1].contiguous(memory_format=layout), len(images))
+    kept = Kept(cut, images[:1].contiguous(memory_format=layout), len(images), size)
     for some in images.split(config.batch_size):
         _, tensors = kept.look(some.contiguous(memory_format=layout))
         kept.add(tensors, torch.arange(len(some), device=images.device))
@@ -301,7 +305,7 @@ def fit_per_batch(
     )  # fmt: skip
     outer = Outer(polarizer, config, ["mismatch"] if conditional else [])
     stepper = outer.stepper
-    threat, how = config.threat(images.shape[1:]), config.descent()
+    threat, how = config.threat(images.shape[1:]), config.descent(images.shape[1:])
     epochs = Progress(config.epochs, "fit", enabled=progress)
     for epoch in epochs:
         outer.begin(epoch, images.device)
@@ -312,12 +316,17 @@ def fit_per_batch(
             x, y = images[rows].contiguous(memory_format=layout), labels[rows]
             stands = standing(predictions[batch], labels[batch]) if conditional else None
             condition = None if stands is None else stands[mine]
-            clean_logits = None
-            if rule == "runner-up" or not stepper.by_rows:
-                # Copies are handed out once it is known which a step needs: until then a look, without gradients.
+            # The statistics of a batch do not add up: those want it in one part.
+            parts = [slice(0, len(rows))] if config.statistics == "batch" else parts_of(len(rows), size)
+            clean_logits: Tensor | None = None
+            # Copies are handed out once it is known which a step needs: until then a look, without gradients. What
+            # takes several passes is only looked at, too.
+            once = len(parts) == 1 and not stepper.by_rows
+            if rule == "runner-up" or once:
                 own = config.statistics == "batch" and not stepper.by_rows
-                with polarizer.batch_statistics(own), torch.set_grad_enabled(not stepper.by_rows):
-                    clean_logits = kept.forward(polarizer, rows, condition)
+                with polarizer.batch_statistics(own), torch.set_grad_enabled(once):
+                    looks = [kept.forward(polarizer, rows[p], _of(condition, p)) for p in parts]
+                clean_logits = looks[0] if len(looks) == 1 else torch.cat(looks)
             if rule == "runner-up":
                 target = wrong_targets(rule, clean_logits, y, cut.classes, order)
                 every = None if target is None or not conditional else spread().whole(target, len(batch))
@@ -328,22 +337,28 @@ def fit_per_batch(
             sent = None if aims is None else aims[mine]
             passed: list[Entered] = []
 
-            def attacked(
-                images: Tensor, passed: list[Entered] = passed, sent: Tensor | None = sent
-            ) -> Tensor | Sequence[Tensor]:
-                passed[:] = [Entered(cut, images)]
-                return passed[0].fooled(polarizer, config.fool, sent)
+            def at(
+                part: slice, passed: list[Entered] = passed, sent: Tensor | None = sent
+            ) -> Callable[[Tensor], Tensor | Sequence[Tensor]]:
+                def attacked(images: Tensor) -> Tensor | Sequence[Tensor]:
+                    passed[:] = [*(passed if part.start else []), Entered(cut, images)]
+                    return passed[-1].fooled(polarizer, config.fool, _of(sent, part))
+
+                return attacked
 
             polarizer.requires_grad_(False)
-            found = descend(threat, attacked, x, y if target is None else target, how, away=target is None)
+            whole, aim = at(slice(0, len(rows))), y if target is None else target
+            found = descend(threat, whole, x, aim, how, away=target is None, at=at)
             polarizer.requires_grad_(True)
             with torch.no_grad():  # the pass that said that they succeed has brought them to the layer already
-                perturbed = passed[0].detached() if found.seen else Entered(cut, found.images)
-            mismatch = []
+                perturbed = (
+                    [p.detached() for p in passed] if found.seen else [Entered(cut, found.images[p]) for p in parts]
+                )
+            mismatch: list[Tensor] = []
             if sent is not None and target is not None:
                 with torch.no_grad():
-                    reached = perturbed.original().argmax(1)
-                mismatch = [reached.ne(target).double().mean()]
+                    reached = torch.cat([p.original().argmax(1) for p in perturbed])
+                mismatch = [reached.ne(target).double()]
                 if config.condition == "reached":
                     aims = standing(spread().whole(reached, len(batch)), labels[batch])
                     sent = aims[mine]
@@ -352,15 +367,22 @@ def fit_per_batch(
                 g, local = stepper.take(torch.cat([stands, aims]))
                 assert local is not None
                 condition, sent = (part[mine] for part in local.split(len(batch)))
-                with g.batch_statistics(config.statistics == "batch"):
-                    clean_logits = kept.forward(g, rows, condition)
             else:
                 g, _ = stepper.take(None)
-            logits = perturbed.polarized(g, sent)
-            assert clean_logits is not None
-            if target is None:  # untargeted: push away the wrong class that came out strongest
-                target = without_class(logits.detach(), y).argmax(1)
-            outer.step(clean_logits, original[rows], y, logits, target, extra=mismatch, weights=(weight, weight))
+            for part, entered in zip(parts, perturbed, strict=True):
+                if not once:
+                    with g.batch_statistics(config.statistics == "batch"):
+                        clean_logits = kept.forward(g, rows[part], _of(condition, part))
+                assert clean_logits is not None
+                logits = entered.polarized(g, _of(sent, part))
+                # Untargeted: push away the wrong class that came out strongest.
+                aim = without_class(logits.detach(), y[part]).argmax(1) if target is None else target[part]
+                share = weight * len(logits) / len(rows)
+                outer.add(
+                    clean_logits, original[rows[part]], y[part], logits, aim, extra=[e[part].mean() for e in mismatch],
+                    weights=(share, share),
+                )  # fmt: skip
+            outer.step()
         row = outer.told(epoch)
         history.append(row)
         epochs.note(f"loss {row['loss']:.3f}, clean {row['clean_accuracy']:.3f}, reached {row['reached']:.3f}")

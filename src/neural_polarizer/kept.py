@@ -10,7 +10,7 @@ from torch import Tensor
 from .cut import Activation, Cut
 from .polarized import applied
 from .polarizers import Polarizer
-from .spread import spread
+from .spread import parts_of, spread
 
 KEPT_BYTES = 1 << 30  # of activations, twice that while they are gathered; above it the images are kept instead
 
@@ -39,13 +39,15 @@ class Kept:
         cut: the model.
         example: images, of which the first is looked at.
         rows: how many there will be at most.
+        pass_size: images in a pass at a time; None: as many as there are.
 
     Attributes:
         activations: whether activations are kept, and not images.
     """
 
     @torch.no_grad()
-    def __init__(self, cut: Cut, example: Tensor, rows: int) -> None:
+    def __init__(self, cut: Cut, example: Tensor, rows: int, pass_size: int | None = None) -> None:
+        self._pass_size = pass_size
         self._cut, self._gathered, self._new = cut, list[Tensor](), list[list[Tensor]]()
         self._by_row = parts_by_row(cut, example)
         if self._by_row is not None:
@@ -59,12 +61,16 @@ class Kept:
     def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Original logits of images (B, C, H, W), and the tensors that stand for them."""
         own = images[spread().part(len(images)).rows]
-        if self._by_row is None:
-            return spread().whole(self._cut.original(own), len(images)), [images]
-        activation = self._cut.prefix(own)
-        found = [self._cut.tail(activation), *self._tensors(activation)]
+        passes = [self._passed(own[p]) for p in parts_of(len(own), self._pass_size or len(own))]
+        found = passes[0] if len(passes) == 1 else [torch.cat(column) for column in zip(*passes, strict=True)]
         logits, *tensors = (spread().whole(t, len(images)) for t in found)
-        return logits, tensors
+        return logits, tensors or [images]
+
+    def _passed(self, images: Tensor) -> list[Tensor]:
+        if self._by_row is None:
+            return [self._cut.original(images)]
+        activation = self._cut.prefix(images)
+        return [self._cut.tail(activation), *self._tensors(activation)]
 
     def add(self, tensors: list[Tensor], rows: Tensor) -> None:
         """Keep some rows of what `look` gave."""

@@ -45,7 +45,7 @@ class Outer:
             self.stepper.scale = (1 + math.cos(math.pi * epoch / self._config.epochs)) / 2
         self._sums, self._count = torch.zeros(len(self._names), dtype=torch.float64, device=device), 0.0
 
-    def step(
+    def add(
         self,
         clean: Tensor,
         original: Tensor,
@@ -57,14 +57,13 @@ class Outer:
         extra: Sequence[Tensor] = (),
         weights: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        """One step, once `stepper.take` has given what the logits were computed with.
+        """A part of the batch of a step, or all of it, once `stepper.take` has given what the logits come from.
 
         Args:
             clean, original, labels: the logits (B, K) of clean images, those of the original model, and (B,).
             perturbed, targets: the logits (P, K) of perturbed images, and the classes (P,) to push them away from.
             of: the clean image (P,) of each; None: they stand in the same order.
-            weights: of the clean and of the perturbed ones in the means over the batch, of which this process may have
-                a share alone (`spread`); gradients are added up before the step.
+            weights: of the clean and of the perturbed ones in the means over the batch; gradients add up.
         """
         prediction = clean.detach().argmax(1)
         aim, own = (labels if self._config.aim == "label" else prediction), labels
@@ -77,18 +76,21 @@ class Outer:
               if found else [clean.new_zeros(())] * 3),
         ]  # fmt: skip
         shares = [weights[0], *[weights[1]] * 3]
-        if spread().world > 1:
+        if weights != (1.0, 1.0):
             parts = [share * part for share, part in zip(shares, parts, strict=True)]
         loss = torch.stack([weight * part for weight, part in zip(self._weights, parts, strict=True)]).sum()
         torch.autograd.backward(loss)
-        self.stepper.add_gradients()
-        self.stepper.step()
         told = [*(part.detach() for part in parts), weights[0] * (prediction == labels).double().mean()]
         reached = (perturbed.argmax(1) == targets).double().mean() if found else clean.new_zeros(())
         told += [weights[1] * reached, *(weights[1] * e for e in extra)]
-        size = len(labels) / weights[0]  # of the whole batch
-        self._sums += torch.stack([t.double() for t in told]) * size
-        self._count += size
+        self._size = len(labels) / weights[0]  # of the whole batch
+        self._sums += torch.stack([t.double() for t in told]) * self._size
+
+    def step(self) -> None:
+        """A step along the gradients of all parts, those of other processes (`spread`) included."""
+        self.stepper.add_gradients()
+        self.stepper.step()
+        self._count += self._size
 
     def told(self, epoch: int) -> dict[str, float]:
         """The row of the history for an epoch, counted from 0; the host waits here, once per epoch."""

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .spread import spread
+from .spread import parts_of, spread
 from .threats import (
     NORMS,
     PROJECTIONS,
@@ -72,12 +72,14 @@ class Descent:
         rule: ``"sign"`` of the gradient, the ``"plain"`` gradient, or the gradient ``"normalized"`` per unit to
             L2 length 1. The gradient is that of the unit's mean loss.
         early_exit: stop once this share of the batch reaches its target (None: never).
+        micro_batch: images in a pass at a time (None: the whole batch); their gradients are added up.
     """
 
     steps: int = 2
     step: float = 0.1
     rule: Literal["sign", "plain", "normalized"] = "sign"
     early_exit: float | None = None
+    micro_batch: int | None = None
 
     def direction(self, gradient: Tensor) -> Tensor:
         if self.rule == "sign":
@@ -124,6 +126,7 @@ def descend(
     *,
     away: bool = False,
     go_on: tuple[Tensor, Tensor] | None = None,
+    at: Callable[[slice], Callable[[Tensor], Tensor | Sequence[Tensor]]] | None = None,
 ) -> Perturbed:
     """Solve the inner problem for one batch by projected gradient descent.
 
@@ -137,6 +140,7 @@ def descend(
         away: untargeted: `targets` are the classes to drive the images *from*.
         go_on: go on from these parameters (U, ...), with these units (B,) of the images; of several processes
             (`spread`) each gives its own images, and all come to the same parameters.
+        at: `forward` for a part of the batch, where it depends on which images it is given.
     """
     units, count = _units(threat.share, targets) if go_on is None else (go_on[1], len(go_on[0]))
     aligned = images if threat.share == "sample" else None
@@ -146,20 +150,28 @@ def descend(
     weight = 1 / counts.to(images.dtype)[units]  # mean within each unit
     parameters = threat.begin(count, images) if go_on is None else go_on[0]
     done, seen = torch.zeros((), dtype=torch.bool, device=images.device), False
+    parts = parts_of(len(images), how.micro_batch or len(images))
     with torch.enable_grad():
         for step in range(how.steps):
-            parameters = parameters.detach().requires_grad_()
-            # index_select and not [units]: the backward of the latter adds in whatever order the threads come.
-            told = forward(threat.act(parameters.index_select(0, units), images))
-            views = [told] if isinstance(told, Tensor) else list(told)
-            if how.early_exit is not None and step:
-                reached = torch.stack([(z.argmax(1) == targets) != away for z in views]).all(0)
-                done = done | (_mean_over_all(reached) >= how.early_exit)
-                if images.device.type == "cpu" and done:  # elsewhere a mask, so that nobody waits for the device
-                    seen = True
+            parameters, gradients, reached = parameters.detach().requires_grad_(), list[Tensor](), list[Tensor]()
+            for part in parts:
+                # index_select and not [units]: the backward of the latter adds in whatever order the threads come.
+                moved = threat.act(parameters.index_select(0, units[part]), images[part])
+                told = (forward if at is None else at(part))(moved)
+                views = [told] if isinstance(told, Tensor) else list(told)
+                if how.early_exit is not None and step:
+                    reached.append(torch.stack([(z.argmax(1) == targets[part]) != away for z in views]).all(0))
+                    if part is parts[-1]:
+                        done = done | (_mean_over_all(torch.cat(reached)) >= how.early_exit)
+                        # Elsewhere a mask, so that nobody waits for the device.
+                        seen = images.device.type == "cpu" and bool(done)
+                if seen:
                     break
-            loss = sum((_cross_entropy(z, targets) for z in views), torch.zeros_like(weight))
-            (gradient,) = torch.autograd.grad((loss * weight).sum() / len(views), parameters)
+                loss = sum((_cross_entropy(z, targets[part]) for z in views), torch.zeros_like(weight[part]))
+                gradients += torch.autograd.grad((loss * weight[part]).sum() / len(views), parameters)
+            if seen:
+                break
+            gradient = gradients[0] if len(gradients) == 1 else torch.stack(gradients).sum(0)
             gradient = spread().total(gradient) if shared else gradient
             with torch.no_grad():
                 sign = 1.0 if away else -1.0
@@ -215,9 +227,10 @@ def learn_patterns(
         rows, units = rows[own], units[own]
         targets = classes[units]
 
-        def towards(x: Tensor, targets: Tensor = targets) -> Tensor | Sequence[Tensor]:
-            return forward(x, targets)
+        def at(part: slice, targets: Tensor = targets) -> Callable[[Tensor], Tensor | Sequence[Tensor]]:
+            return lambda x: forward(x, targets[part])
 
         one = replace(how, steps=1, early_exit=None)
-        parameters = descend(threat, towards, images[rows], targets, one, go_on=(parameters, units)).parameters
+        go_on = parameters, units
+        parameters = descend(threat, at(slice(None)), images[rows], targets, one, go_on=go_on, at=at).parameters
     return parameters

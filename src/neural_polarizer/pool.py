@@ -17,7 +17,7 @@ from .kept import Kept
 from .outer import Outer, batches, warm_up
 from .polarizers import Polarizer
 from .progress import Progress
-from .spread import spread
+from .spread import parts_of, spread
 from .views import moved_and_mirrored
 
 SMALL_BATCH, BATCHES = 32, 8  # batches of a small clean set are smaller, down to the first, for the second in an epoch
@@ -44,6 +44,7 @@ class Pool:
         views: of every image so many further ones, moved and mirrored, or more; see `views_for`.
         copies: how many perturbed images will be taken at most.
         order: the CPU generator that the views are drawn with.
+        batch_size, pass_size: images that views are drawn for at a time, and that are in a pass through the model.
         layout: of the images that the model is given.
 
     Attributes:
@@ -61,13 +62,16 @@ class Pool:
         views: int,
         copies: int,
         batch_size: int,
+        pass_size: int,
         order: torch.Generator,
         layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
         views = views_for(views, len(images))
         self.labels, self.predictions = labels, original.argmax(1)
-        self._batch, self._layout, self._views = batch_size, layout, views
-        self._kept = Kept(cut, images[:1].contiguous(memory_format=layout), len(images) * (1 + views) + copies)
+        self._batch, self._pass, self._layout, self._views = batch_size, pass_size, layout, views
+        self._kept = Kept(
+            cut, images[:1].contiguous(memory_format=layout), len(images) * (1 + views) + copies, pass_size
+        )
         said, mirror = [original], views > 0 and self._bears_a_mirror(images)
         for number in range(1 + views):
             own = []
@@ -166,11 +170,17 @@ class Pool:
                 conditions: Sequence[Tensor | None] = (None, None)
                 if local is not None:
                     conditions = local[: len(clean_all)][own], local[len(clean_all) :][mine]
-                weights = weight, len(mine) / max(1, every) / times
-                with g.batch_statistics(config.statistics == "batch"):
-                    clean_logits = self._kept.forward(g, seen, conditions[0])
-                logits = self._copied(g, copies, conditions[1]) if len(of) else clean_logits[:0]
-                outer.step(clean_logits, said, self.labels[clean], logits, sent, of=of, weights=weights)
+                for part in parts_of(len(clean), self._pass):
+                    some = ((of >= part.start) & (of < part.stop)).nonzero()[:, 0]
+                    weights = weight * (part.stop - part.start) / len(clean), len(some) / max(1, every) / times
+                    with g.batch_statistics(config.statistics == "batch"):
+                        logits = self._kept.forward(g, seen[part], _of(conditions[0], part))
+                    copied = self._copied(g, copies[some], _of(conditions[1], some)) if len(some) else logits[:0]
+                    outer.add(
+                        logits, said[part], self.labels[clean[part]], copied, sent[some], of=of[some] - part.start,
+                        weights=weights,
+                    )  # fmt: skip
+                outer.step()
             row: dict[str, Any] = {"round": round + 1, **outer.told(round * config.epochs + epoch), **(told or {})}
             if conditional:
                 row["mismatch"] = self.copies.mismatch()
@@ -209,6 +219,10 @@ class Pool:
 
     def _copied(self, polarizer: Polarizer, which: Tensor, condition: Tensor | None) -> Tensor:
         return self._kept.forward(polarizer, which + len(self._said), condition)
+
+
+def _of(values: Tensor | None, rows: slice | Tensor) -> Tensor | None:
+    return None if values is None else values[rows]
 
 
 class Copies:

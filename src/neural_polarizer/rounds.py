@@ -13,7 +13,6 @@ The losses are those of the per-batch loop (`outer`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,7 +63,7 @@ def fit_in_rounds(
     conditional, hasty = isinstance(polarizer, ConditionalPolarizer), quick(cut.original, images)
     pool = Pool(
         cut, images, labels, original, views=config.views, copies=len(images) * config.copies() * config.rounds,
-        batch_size=config.batch_size, order=order, layout=layout,
+        batch_size=config.batch_size, pass_size=config.pass_size(images.shape[1:]), order=order, layout=layout,
     )  # fmt: skip
     every, history = torch.arange(len(images), device=images.device), History()
     pool.warm_up(polarizer, config, order, rows=every, progress=progress)
@@ -123,13 +122,13 @@ def perturbed(
     assert targets is not None
     if threat.share != "target":
         for rows in torch.arange(len(images), device=images.device).split(batch_size):
-
-            def towards(x: Tensor, sent: Tensor) -> Tensor | Sequence[Tensor]:
-                return attacked(x, sent)
-
             mine = spread().part(len(rows)).rows
             sent = targets[rows][mine]
-            found = descend(threat, partial(towards, sent=sent), images[rows][mine], sent, how)
+
+            def at(part: slice, sent: Tensor = sent) -> Callable[[Tensor], Tensor | Sequence[Tensor]]:
+                return lambda x: attacked(x, sent[part])
+
+            found = descend(threat, at(slice(None)), images[rows][mine], sent, how, at=at)
             yield rows, spread().whole(found.images, len(rows)), targets[rows]
         return
     chosen = targets.unique()
@@ -138,7 +137,7 @@ def perturbed(
         chosen = chosen[lucky.sort().values.to(chosen.device)]
     for group in chosen.split(GROUP):
         patterns = learn_patterns(threat, attacked, images, labels, group, how, batch_size=batch_size, order=order)
-        for rows in torch.isin(targets, group).nonzero()[:, 0].split(batch_size):
+        for rows in torch.isin(targets, group).nonzero()[:, 0].split(how.micro_batch or batch_size):
             own = patterns.index_select(0, torch.searchsorted(group, targets[rows]))
             yield rows, threat.act(own, images[rows]), targets[rows]
 
@@ -169,7 +168,7 @@ def focused(
             threat, attacked, images[rows], labels[rows], target[None], how, order=order,
             batch_size=min(batch_size, FOCUS_BATCH),
         )  # fmt: skip
-        for some in mine.split(batch_size):
+        for some in mine.split(how.micro_batch or batch_size):
             sent = target.expand(len(some))
             yield some, threat.act(pattern.expand(len(some), *pattern.shape[1:]), images[some]), sent
 

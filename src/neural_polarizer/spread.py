@@ -29,6 +29,16 @@ class Part(NamedTuple):
     times: int
 
 
+def parts_of(count: int, size: int) -> list[slice]:
+    """The passes of at most `size` rows that `count` rows take.
+
+    Example:
+        >>> parts_of(5, 3)
+        [slice(0, 3, None), slice(3, 5, None)]
+    """
+    return [slice(first, min(first + size, count)) for first in range(0, count, max(1, size))]
+
+
 class Spread:
     """The processes of a fit; this one is number `rank` of `world`.
 

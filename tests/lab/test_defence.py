@@ -22,7 +22,7 @@ def test_perturbations_stop_working():
     train(net, rest, Recipe(epochs=8), progress=False)
     config = FitConfig(epochs=15, warmup_epochs=1)
     target = without_class(net(images).detach(), clean.labels).argmax(1)
-    how = config.descent()
+    how = config.descent(images.shape[1:])
     fixed = descend(config.threat((3, 16, 16)), frozen_view(net), images, target, how).images
     purified = purify(net, (images, clean.labels), method="npd", layer="layer3", config=config, progress=False)
     with torch.no_grad():

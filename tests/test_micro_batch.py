@@ -1,0 +1,67 @@
+"""A batch in several passes takes the same steps as in one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neural_polarizer import FitConfig, InputError
+from neural_polarizer.perturb import Additive, Descent, descend
+
+from .spread_worker import METHODS, configs, fits
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", configs())
+def test_parts_of_a_batch_take_the_steps_of_the_whole(whole, parted, kind, method):
+    name = f"{kind} {method}"
+    assert any(not torch.equal(parted[name][k], v) for k, v in whole[name].items()), "it ran in parts"
+    for key, value in whole[name].items():
+        torch.testing.assert_close(parted[name][key], value, atol=1e-8, rtol=1e-8)
+    for key, value in whole[f"{name} told"].items():
+        assert parted[f"{name} told"][key] == pytest.approx(value, abs=1e-6), key
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return fits()
+
+
+@pytest.fixture(scope="module")
+def parted():
+    return fits(micro_batch=3)
+
+
+@pytest.mark.parametrize("share", ["sample", "batch", "target"])
+@pytest.mark.parametrize("early_exit", [None, 0.5, 2.0])
+def test_a_descent_in_parts(share, early_exit):
+    order = torch.Generator().manual_seed(0)
+    x, targets = torch.rand(10, 3, 4, 4, generator=order, dtype=torch.float64), torch.arange(10) % 3
+    weight = torch.randn(48, 3, generator=order, dtype=torch.float64)
+    threat, sizes = Additive(radius=1.0, share=share), list[int]()
+
+    def forward(some):
+        sizes.append(len(some))
+        return some.flatten(1) @ weight
+
+    how = {"steps": 4, "step": 0.05, "rule": "normalized", "early_exit": early_exit}
+    found = descend(threat, forward, x, targets, Descent(**how))
+    whole = sizes.copy()
+    sizes.clear()
+    parts = descend(threat, forward, x, targets, Descent(**how, micro_batch=4))
+    torch.testing.assert_close(parts.images, found.images)
+    assert parts.seen == found.seen
+    assert sizes == [4, 4, 2] * len(whole)
+
+
+def test_large_images_are_few_in_a_pass():
+    config = FitConfig(batch_size=128)
+    assert [config.pass_size((3, side, side)) for side in (32, 64, 224)] == [128, 128, 27]
+    assert FitConfig(micro_batch=16).pass_size((3, 32, 32)) == 16
+    assert FitConfig(micro_batch=500).pass_size((3, 32, 32)) == 128
+    assert {how.micro_batch for _, how in FitConfig.in_rounds(micro_batch=5).families((3, 32, 32))} == {5}
+
+
+def test_statistics_of_a_batch_do_not_add_up():
+    with pytest.raises(InputError, match=r"micro_batch: found 8 with statistics='batch'"):
+        FitConfig(micro_batch=8, statistics="batch")
