@@ -37,7 +37,7 @@ def configs():
     }
 
 
-def fits(**changes):
+def fits(capture="auto", **changes):
     """Every polarizer's parameters and last row of history, by name; all in float64, polarizers included."""
     torch.set_num_threads(1)
     net = lively("skips").double().eval()
@@ -46,7 +46,7 @@ def fits(**changes):
     out = {}
     for kind, config in ((k, replace(c, **changes)) for k, c in configs().items()):
         for method in METHODS:
-            cut = make_cut(net, "block", x[:2], "auto")
+            cut = make_cut(net, "block", x[:2], capture)
             mean, var, original = measure(cut, x, config.batch_size)
             polarizer = _started(method, config, cut, 0, mean, var).double()
             fit = fit_in_rounds if config.loop == "rounds" else fit_per_batch

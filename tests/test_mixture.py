@@ -8,12 +8,12 @@ import pytest
 from neural_polarizer import FitConfig, InputError
 from neural_polarizer.mixture import MAX_FAMILIES, THREATS, Family
 from neural_polarizer.perturb import NORMS, Additive, Flow, Sparse
-from neural_polarizer.threats import Quantised, Smooth
+from neural_polarizer.threats import Quantised, Smooth, Wave
 
 
 def test_sizes_keep_their_share_of_the_image():
     """Twice the side: L2 and displacements twice, L1 and pixels four times as large; L∞ stays."""
-    growth = {"l2": 2, "linf": 1, "l1": 4, "smooth": 2, "flow": 2, "patch": 2, "pixels": 4, "quantised": 1}
+    growth = {"l2": 2, "linf": 1, "l1": 4, "smooth": 2, "wave": 2, "flow": 2, "patch": 2, "pixels": 4, "quantised": 1}
     assert set(growth) == set(THREATS)
     for threat, factor in growth.items():
         family = Family(threat=threat, radius=3.0)
@@ -31,6 +31,7 @@ def test_families_are_threat_models_with_a_descent():
     )
     assert Family(threat="flow", radius=1.5, grid=5).threat_model(shape) == Flow(reach=3.0, grid=5)
     assert Family(threat="smooth", radius=2.0, grid=6).threat_model(shape) == Smooth(radius=4.0, grid=6)
+    assert Family(threat="wave", radius=4.5, grid=24).threat_model(shape) == Wave(radius=9.0, grid=24)
     assert Family(threat="patch", radius=3).threat_model(shape) == Sparse(size=6, window=True)
     assert Family(threat="pixels", radius=4).threat_model(shape) == Sparse(size=16)
     assert Family(threat="patch", radius=1).threat_model((1, 8, 8)) == Sparse(size=1, window=True)

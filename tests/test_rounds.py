@@ -216,19 +216,19 @@ def test_what_does_not_fit_into_memory_is_computed_again(monkeypatch):
         torch.testing.assert_close(value, again[key], atol=1e-5, rtol=1e-4)
 
 
-def test_rows_of_kept_activations_are_their_images():
-    """Beside `m` a shortcut passes the cut row by row; a hooks cut keeps images."""
+@pytest.mark.parametrize("most", [12, 1])
+def test_rows_of_kept_activations_are_their_images(most):
+    """Beside `m` a shortcut passes the cut row by row; a hooks cut keeps images. More rows than were foretold find room."""
     net, x = lively("skips"), images(12)
     polarizer = Full(6)
     polarizer.weight.data += 0.1
     for cut in (make_cut(net, "block.conv1", x[:2], "graph"), Cut(net, "block.conv1", x[:2])):
-        kept = Kept(cut, x, 12)
+        kept = Kept(cut, x, most)
         assert kept.activations == (cut.kind == "graph")
         for rows in (torch.arange(5), torch.arange(5, 12)):
             logits, tensors = kept.look(x[rows])
             torch.testing.assert_close(logits, net(x[rows]), atol=1e-5, rtol=1e-5)
             kept.add(tensors, torch.arange(len(rows)))
-        kept.gather()
         rows = torch.tensor([11, 0, 6, 0])
         with torch.no_grad():
             torch.testing.assert_close(

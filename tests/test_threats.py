@@ -16,10 +16,12 @@ from neural_polarizer.threats import (
     Quantised,
     Smooth,
     Sparse,
+    Wave,
     bicubic,
     cosines,
     project_pixels,
     project_window,
+    waves,
 )
 
 from .nets import images
@@ -230,6 +232,49 @@ def test_cosines_are_orthonormal_and_a_small_image_has_no_more_than_its_own():
     for grid, size in ((4, 32), (8, 8)):
         torch.testing.assert_close(cosines(grid, size) @ cosines(grid, size).T, torch.eye(grid, dtype=torch.float64))
     assert Smooth(grid=16).begin(2, torch.zeros(1, 1, 8, 20)).shape == (2, 1, 8, 16)
+
+
+def test_waves_of_one_frequency():
+    threat, grey = Wave(radius=2.0, grid=6), torch.full((4, 3, 8, 12), 0.5)
+    start = threat.begin(4, grey)
+    assert start.shape == (4, 3, 7, 7)
+    assert torch.equal(threat.act(start, grey), grey)
+    rough = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)) * 5
+    inside = threat.project(rough, None)
+    torch.testing.assert_close(inside.flatten(1).norm(dim=1), torch.full((4,), 2.0))
+    torch.testing.assert_close(threat.project(inside, None), inside)
+    delta = threat.act(inside * 0.1, grey) - grey
+    torch.testing.assert_close(delta.flatten(1).norm(dim=1), torch.full((4,), 0.2))  # pixels have the same length
+    spectrum = torch.fft.rfft2(delta).abs()
+    spectrum = torch.maximum(spectrum, spectrum.flip(2).roll(1, 2)).amax(1)  # -u is u
+    strong = (spectrum > 1e-4)[:, :5]
+    assert strong.sum((1, 2)).tolist() == [1] * 4, "one frequency, in any direction"
+    best = rough.square().sum(1)
+    groups = torch.stack([best[:, [0]].sum(1), *(best[:, 2 * f - 1 : 2 * f + 1].sum(1) for f in (1, 2, 3))], 1)
+    groups = torch.stack([groups[..., 0], *(groups[..., 2 * f - 1 : 2 * f + 1].sum(-1) for f in (1, 2, 3))], -1)
+    assert torch.equal(strong[:, :4, :4].flatten(1).float().argmax(1), groups.flatten(1).argmax(1)), "the loudest"
+
+
+def test_a_sinusoid_of_a_descent_is_the_one_that_the_model_answers_to():
+    columns = torch.arange(16, dtype=torch.float32)
+    wave = torch.sin(2 * torch.pi * 3 * columns / 16)
+    x = 0.4 + 0.2 * torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def forward(images):
+        score = (images * wave).sum((1, 2, 3))
+        return torch.stack([torch.zeros_like(score), score - 10], 1)
+
+    targets, how = torch.ones(12, dtype=torch.long), Descent(steps=10, step=1.0, rule="normalized")
+    found = descend(Wave(radius=3.0, grid=12, share="target"), forward, x, targets, how)
+    assert (forward(found.images).argmax(1) == 1).all()
+    torch.testing.assert_close((found.images - x)[0, 0, 0], wave * 3 / wave.expand(16, 16).norm(), atol=1e-3, rtol=0)
+
+
+def test_rows_of_waves_are_orthonormal():
+    for grid, size, count in ((6, 32, 7), (64, 8, 7), (64, 9, 9), (2, 1, 1)):
+        rows = waves(grid, size)
+        assert rows.shape == (count, size)
+        torch.testing.assert_close(rows @ rows.T, torch.eye(count, dtype=torch.float64))
 
 
 def test_few_tones_with_an_offset_each():

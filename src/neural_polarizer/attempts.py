@@ -45,27 +45,21 @@ class Attempts:
     found: what fooled the model.
     suspicion: where the perturbations ended.
     layout: of images that the model is fastest with.
-    leading: per family, the classes (U,) that it reached most and that have a pattern of their own.
     """
 
     original: Tensor
     found: list[Attempt]
     suspicion: Suspicion
     layout: torch.memory_format
-    leading: list[Tensor]
 
-    def sent_to(self, suspect: int | None) -> Attempts:
-        """Those sent to one class, where one is suspected, by the families that reach no other class more.
+    def leading(self, suspect: int | None) -> Attempts:
+        """Those of every family that were sent to the class that it reaches most; of a suspect, those sent to it.
 
         Others cost clean accuracy and stop no trigger: given enough room, any class is reached in any network.
         """
-        if suspect is None:
-            return self
-        shown = self.suspicion.shown_by(suspect)
-        sent = (a.only(a.targets == suspect) for a in self.found if a.family in shown)
-        alone = torch.tensor([suspect], device=self.original.device)
-        leading = [alone if i in shown and len(own) else alone[:0] for i, own in enumerate(self.leading)]
-        return replace(self, found=[a for a in sent if len(a.rows)], leading=leading)
+        lead = self.suspicion.leading(suspect).to(self.original.device)
+        sent = (a.only(lead[a.family, a.targets]) for a in self.found)
+        return replace(self, found=[a for a in sent if len(a.rows)])
 
     def again(
         self,
@@ -74,17 +68,18 @@ class Attempts:
         images: Tensor,
         labels: Tensor,
         config: FitConfig,
+        suspect: int | None,
         *,
         seed: int,
         progress: bool = True,
     ) -> list[Attempt]:
-        """What fools both the original model and a polarized one: patterns for the classes of `leading`, all effort.
+        """What fools both the original model and a polarized one: patterns for the classes that lead, all effort.
 
         A trigger that still passes is one that the polarizer has not seen the like of; here is the like of it.
         """
         order, out = torch.Generator().manual_seed(seed), list[Attempt]()
         conditional, hasty = isinstance(polarizer, ConditionalPolarizer), quick(cut.original, images)
-        families = config.families(images.shape[1:])
+        families, lead = config.families(images.shape[1:], images.device.type), self.suspicion.leaders(suspect)
 
         def attacked(x: Tensor, targets: Tensor) -> Tensor | Sequence[Tensor]:
             with hasty:
@@ -93,17 +88,10 @@ class Attempts:
 
         for i in Progress(len(families), "perturb again", enabled=progress, lines=1):
             some = torch.randperm(len(images), generator=order)[: _most(images, config)].to(images.device)
-            own = images[some], labels[some]
-            for rows, tried, targets in focused(
-                *families[i], attacked, *own, self.leading[i], config.batch_size, order
-            ):
+            own, classes = (images[some], labels[some]), lead[i][: config.focus()[i]].to(images.device)
+            for rows, tried, targets in focused(*families[i], attacked, *own, classes, config.batch_size, order):
                 out.append(Attempt(i, some[rows], tried, targets))
         return out
-
-    def reached_most(self, count: int) -> list[int]:
-        """The classes that all families together reached most."""
-        rates = torch.tensor(self.suspicion.reached, dtype=torch.float64).mean(0)
-        return rates.argsort(descending=True, stable=True)[:count].tolist()
 
 
 def attempt(
@@ -122,17 +110,20 @@ def attempt(
         images, labels: (N, C, H, W), and (N,) or None: what the model predicts.
         config: `families` of it perturb.
     """
-    families, layout = config.families(images.shape[1:]), fastest_layout(forward, images)
+    families, layout = config.families(images.shape[1:], images.device.type), fastest_layout(forward, images)
     with torch.no_grad():
         original = torch.cat(
-            [forward(b.contiguous(memory_format=layout)) for b in images.split(config.pass_size(images.shape[1:]))]
+            [
+                forward(b.contiguous(memory_format=layout))
+                for b in images.split(config.pass_size(images.shape[1:], images.device.type))
+            ]
         )
     predictions, classes = original.argmax(1), original.shape[1]
     labels = predictions if labels is None else labels
     order = torch.Generator().manual_seed(seed)
     most = _most(images, config)
     reached = torch.zeros(len(families), classes, dtype=torch.long)
-    possible, found, led = torch.zeros_like(reached), [], []
+    possible, found = torch.zeros_like(reached), list[Attempt]()
 
     hasty = quick(forward, images)
 
@@ -159,7 +150,6 @@ def attempt(
             reached[i] += torch.bincount(ended.cpu(), minlength=classes)
             possible[i] += len(part[0]) - torch.bincount(own[1][part[0]].cpu(), minlength=classes)
         leading = reached_most(reached[i], possible[i], config.focus()[i]).to(images.device)
-        led.append(leading)
         reached[i][leading.cpu()] = possible[i][leading.cpu()] = 0  # what they reach with all effort counts instead
         for part in focused(*families[i], attacked, *own, leading, config.batch_size, order):
             ended = keep(i, some, *part)
@@ -167,7 +157,7 @@ def attempt(
             reached[i, target] += int((ended == target).sum())
             possible[i, target] += len(part[0])
     small = torch.tensor([f.threat not in SPARSE for f in config.mixture])
-    return Attempts(original, found, suspicion_of(reached, possible, small if small.any() else None), layout, led)
+    return Attempts(original, found, suspicion_of(reached, possible, small if small.any() else None), layout)
 
 
 def _most(images: Tensor, config: FitConfig) -> int:

@@ -19,6 +19,7 @@ from .polarizers import STRUCTURES
 CONDITIONINGS = ("predicted", "none", "label", "random")
 REFERENCE = 3 * 32 * 32  # the image size for which the published radius was given
 PASS_VALUES = 1 << 22  # of images in a pass: 27 of 3x224x224, more than a batch of 3x64x64
+CPU_PASS = 64  # images in a pass on a CPU: as fast as a batch of 128, and half its memory
 
 _PUBLISHED: dict[str, dict[str, Any]] = {
     "cifar10": {"radius": 3.0},
@@ -36,11 +37,12 @@ _IN_ROUNDS: dict[str, Any] = {
     "mixture": (
         Family(threat="l2", radius=1.0, share="target", steps=20, step=0.2, focus=2),
         Family(threat="l2", radius=2.0, share="target", steps=20, step=0.2, focus=2),
-        Family(threat="l2", radius=3.0, share="target", steps=20, step=0.2, focus=2),
         Family(threat="smooth", radius=2.0, grid=16, share="target", steps=20, step=0.2, focus=2),
+        Family(threat="wave", radius=4.5, grid=24, share="target", steps=20, step=0.2, focus=2),
         Family(threat="flow", radius=1.5, share="target", steps=20, step=0.2, rule="sign", focus=2),
         Family(threat="patch", radius=5, share="target", steps=40, step=0.1, focus=2),
         Family(threat="pixels", radius=16, share="target", steps=40, step=0.1, focus=2),
+        Family(threat="quantised", radius=8, share="target", steps=20, step=0.5, rule="sign", focus=2),
     ),
     "views": 3,  # without them the clean images are learned by heart: 0.5 to 0.8 points more of accuracy lost
     "clip": 1.0,  # the first steps on kept copies have gradients that throw e-CNPD away and cost NPD accuracy
@@ -85,8 +87,8 @@ class FitConfig:
             frozen on the perturbed ones.
         epochs, batch_size, lr, momentum, weight_decay: SGD.
         micro_batch: images in a pass at a time; their gradients are added up, so that a step is that of the batch up to
-            rounding (and to the patience of `early_exit`). None: the batch, or of large images so many that memory
-            stays bounded (`PASS_VALUES`).
+            rounding (and to the patience of `early_exit`). None: on a GPU the batch, or of large images so many
+            that memory stays bounded (`PASS_VALUES`); on a CPU at most `CPU_PASS`.
         clip: the longest gradient of a step (L2, over all parameters); None: as long as it is.
         schedule: the rate is "constant" (the authors configure a cosine but never step it), or falls as a "cosine".
 
@@ -228,7 +230,7 @@ class FitConfig:
 
         Example:
             >>> sorted({f.threat for f in FitConfig.in_rounds(epochs=5).mixture})
-            ['flow', 'l2', 'patch', 'pixels', 'smooth']
+            ['flow', 'l2', 'patch', 'pixels', 'quantised', 'smooth', 'wave']
         """
         return cls(**{**_IN_ROUNDS, **changes})
 
@@ -246,22 +248,23 @@ class FitConfig:
         """The threat model for images of `shape` (C, H, W)."""
         return Additive(norm=self.norm, radius=self.radius_for(shape), share=self.share, start=self.start)
 
-    def pass_size(self, shape: Sequence[int]) -> int:
-        """How many images of `shape` (C, H, W) are in a pass at a time."""
-        return min(self.batch_size, self.micro_batch or max(1, PASS_VALUES // math.prod(shape)))
+    def pass_size(self, shape: Sequence[int], kind: str = "cpu") -> int:
+        """How many images of `shape` (C, H, W) are in a pass at a time, on this type of device."""
+        fit = max(1, PASS_VALUES // math.prod(shape))
+        return min(self.batch_size, self.micro_batch or (min(fit, CPU_PASS) if kind == "cpu" else fit))
 
-    def descent(self, shape: Sequence[int]) -> Descent:
-        """The descent for images of `shape` (C, H, W)."""
+    def descent(self, shape: Sequence[int], kind: str = "cpu") -> Descent:
+        """The descent for images of `shape` (C, H, W) on this type of device."""
         return Descent(
             steps=self.steps, step=self.step, rule=self.step_rule, early_exit=self.early_exit,
-            micro_batch=self.pass_size(shape),
+            micro_batch=self.pass_size(shape, kind),
         )  # fmt: skip
 
-    def families(self, shape: Sequence[int]) -> list[tuple[ThreatModel, Descent]]:
+    def families(self, shape: Sequence[int], kind: str = "cpu") -> list[tuple[ThreatModel, Descent]]:
         """What perturbs images of `shape` (C, H, W) in rounds: the mixture, or the one ball where there is none."""
         if not self.mixture:
-            return [(self.threat(shape), self.descent(shape))]
-        size = self.pass_size(shape)
+            return [(self.threat(shape), self.descent(shape, kind))]
+        size = self.pass_size(shape, kind)
         return [(f.threat_model(shape), replace(f.descent(shape), micro_batch=size)) for f in self.mixture]
 
     def focus(self) -> list[int]:

@@ -129,7 +129,7 @@ def purify(
         labels = check_labels("clean", labels, len(images), cut.classes).to(images.device)
     _check_target(config, cut.classes)
 
-    mean, var, original = measure(cut, images, config.pass_size(images.shape[1:]))
+    mean, var, original = measure(cut, images, config.pass_size(images.shape[1:], images.device.type))
     polarizer = _started(method, config, cut, seed, mean, var)
     fit = fit_in_rounds if config.loop == "rounds" else fit_per_batch
     history = fit(
@@ -193,7 +193,7 @@ def _chosen(
     attempts: Attempts | None,
 ) -> tuple[Chosen, Choice, Chosen | None]:
     """`choose`, with polarizers that start from what the clean images are at each cut."""
-    view, size = frozen_view(model), (config or FitConfig()).pass_size(images.shape[1:])
+    view, size = frozen_view(model), (config or FitConfig()).pass_size(images.shape[1:], images.device.type)
     with torch.no_grad():
         original = torch.cat([logits_of(view(batch)) for batch in images.split(size)])
     classes = original.shape[1]
@@ -284,7 +284,7 @@ def fit_per_batch(
     in place. For CNPD clean images carry the original prediction as their condition, perturbed ones their target.
     """
     order, layout = torch.Generator().manual_seed(seed), fastest_layout(cut.original, images)
-    cut, size = cut.lean(images[:2]), config.pass_size(images.shape[1:])
+    cut, size = cut.lean(images[:2]), config.pass_size(images.shape[1:], images.device.type)
     conditional = isinstance(polarizer, ConditionalPolarizer)
     rule = config.target if config.target is not None else "random" if conditional else "runner-up"
     history, predictions = History(), original.argmax(1)
@@ -297,7 +297,6 @@ def fit_per_batch(
     for some in images.split(config.batch_size):
         _, tensors = kept.look(some.contiguous(memory_format=layout))
         kept.add(tensors, torch.arange(len(some), device=images.device))
-    kept.gather()
 
     warm_up(
         polarizer, kept.forward, labels,
@@ -305,7 +304,7 @@ def fit_per_batch(
     )  # fmt: skip
     outer = Outer(polarizer, config, ["mismatch"] if conditional else [])
     stepper = outer.stepper
-    threat, how = config.threat(images.shape[1:]), config.descent(images.shape[1:])
+    threat, how = config.threat(images.shape[1:]), config.descent(images.shape[1:], images.device.type)
     epochs = Progress(config.epochs, "fit", enabled=progress)
     for epoch in epochs:
         outer.begin(epoch, images.device)
@@ -316,8 +315,9 @@ def fit_per_batch(
             x, y = images[rows].contiguous(memory_format=layout), labels[rows]
             stands = standing(predictions[batch], labels[batch]) if conditional else None
             condition = None if stands is None else stands[mine]
-            # The statistics of a batch do not add up: those want it in one part.
-            parts = [slice(0, len(rows))] if config.statistics == "batch" else parts_of(len(rows), size)
+            # Of what is kept at the layer the tail alone runs, in one part; statistics of a batch want that, too.
+            passes = parts_of(len(rows), size)
+            parts = [slice(0, len(rows))] if kept.activations or config.statistics == "batch" else passes
             clean_logits: Tensor | None = None
             # Copies are handed out once it is known which a step needs: until then a look, without gradients. What
             # takes several passes is only looked at, too.
@@ -352,7 +352,7 @@ def fit_per_batch(
             polarizer.requires_grad_(True)
             with torch.no_grad():  # the pass that said that they succeed has brought them to the layer already
                 perturbed = (
-                    [p.detached() for p in passed] if found.seen else [Entered(cut, found.images[p]) for p in parts]
+                    [p.detached() for p in passed] if found.seen else [Entered(cut, found.images[p]) for p in passes]
                 )
             mismatch: list[Tensor] = []
             if sent is not None and target is not None:
@@ -369,12 +369,15 @@ def fit_per_batch(
                 condition, sent = (part[mine] for part in local.split(len(batch)))
             else:
                 g, _ = stepper.take(None)
-            for part, entered in zip(parts, perturbed, strict=True):
+            for part in parts:
                 if not once:
                     with g.batch_statistics(config.statistics == "batch"):
                         clean_logits = kept.forward(g, rows[part], _of(condition, part))
                 assert clean_logits is not None
-                logits = entered.polarized(g, _of(sent, part))
+                own_passes = [
+                    (p, e) for p, e in zip(passes, perturbed, strict=True) if part.start <= p.start < part.stop
+                ]
+                logits = torch.cat([e.polarized(g, _of(sent, p)) for p, e in own_passes])
                 # Untargeted: push away the wrong class that came out strongest.
                 aim = without_class(logits.detach(), y[part]).argmax(1) if target is None else target[part]
                 share = weight * len(logits) / len(rows)

@@ -12,7 +12,7 @@ from .polarized import applied
 from .polarizers import Polarizer
 from .spread import parts_of, spread
 
-KEPT_BYTES = 1 << 30  # of activations, twice that while they are gathered; above it the images are kept instead
+KEPT_BYTES = 1 << 30  # of activations; above it the images are kept instead
 
 
 def parts_by_row(cut: Cut, example: Tensor) -> list[bool] | None:
@@ -48,7 +48,7 @@ class Kept:
     @torch.no_grad()
     def __init__(self, cut: Cut, example: Tensor, rows: int, pass_size: int | None = None) -> None:
         self._pass_size = pass_size
-        self._cut, self._gathered, self._new = cut, list[Tensor](), list[list[Tensor]]()
+        self._cut, self._rows, self._count, self._most = cut, list[Tensor](), 0, rows
         self._by_row = parts_by_row(cut, example)
         if self._by_row is not None:
             self._constants = list(cut.prefix(example[:1]).alive)
@@ -73,17 +73,21 @@ class Kept:
         return [self._cut.tail(activation), *self._tensors(activation)]
 
     def add(self, tensors: list[Tensor], rows: Tensor) -> None:
-        """Keep some rows of what `look` gave."""
-        self._new.append([t.index_select(0, rows) for t in tensors])
-
-    def gather(self) -> None:
-        """Put together what was added; `forward` knows it from here on."""
-        new, self._new = [self._gathered, *self._new] if self._gathered else self._new, []
-        self._gathered = [torch.cat(column) for column in zip(*new, strict=True)]
+        """Keep some rows of what `look` gave, behind those that are kept already."""
+        first, last = self._count, self._count + len(rows)
+        room = len(self._rows[0]) if self._rows else 0
+        if last > room:  # what is never written to takes no memory on a CPU
+            wide = [t.new_empty(max(self._most, last, 3 * room // 2), *t.shape[1:]) for t in tensors]
+            for new, old in zip(wide, self._rows, strict=bool(self._rows)):
+                new[:first] = old[:first]
+            self._rows = wide
+        for kept, t in zip(self._rows, tensors, strict=True):
+            torch.index_select(t, 0, rows, out=kept[first:last])
+        self._count = last
 
     def forward(self, polarizer: Polarizer, rows: Tensor, condition: Tensor | None) -> Tensor:
         """Polarized logits (B, K) of kept rows (B,)."""
-        tensors = [t.index_select(0, rows) for t in self._gathered]
+        tensors = [t.index_select(0, rows) for t in self._rows]
         if self._by_row is None:
             return self._cut.edited(tensors[0], lambda m: applied(polarizer, m, condition))
         m, own = applied(polarizer, tensors[0], condition), iter(tensors[1:])

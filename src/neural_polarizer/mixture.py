@@ -15,10 +15,11 @@ from typing import Any, Literal
 from .checks import check_choice, check_number
 from .errors import InputError
 from .perturb import NORMS, SHARES, STEP_RULES, Descent
-from .threats import Additive, Flow, Quantised, Share, Smooth, Sparse, ThreatModel
+from .threats import Additive, Flow, Quantised, Share, Smooth, Sparse, ThreatModel, Wave
 
 SPARSE = ("patch", "pixels")
-THREATS = (*NORMS, "smooth", "flow", *SPARSE, "quantised")
+GRIDDED = ("flow", "smooth", "wave")
+THREATS = (*NORMS, "smooth", "wave", "flow", *SPARSE, "quantised")
 MAX_FAMILIES = 16  # mixtures are read from strangers' files
 SIDE = 32  # of the images for which sizes are given
 
@@ -28,12 +29,12 @@ class Family:
     """One kind of perturbation, and how it is found.
 
     Args:
-        threat: a ball "l2", "linf" or "l1"; a "smooth" pattern; a "flow" field; a "patch" (one square anywhere); a few
-            "pixels"; or the image "quantised".
-        radius: of a ball, or of a smooth pattern (L2), on 3x32x32; of a flow field the largest displacement in pixels;
-            of a patch its side; of pixels their number; of what is quantised, the tones that are left. On other sizes
-            it stays the same share of the image, except that patches and pixels do not become fewer on smaller ones,
-            and tones are as many on all.
+        threat: a ball "l2", "linf" or "l1"; a "smooth" pattern; a "wave" of one frequency; a "flow" field; a "patch"
+            (one square anywhere); a few "pixels"; or the image "quantised".
+        radius: of a ball, a smooth pattern or a wave (L2), on 3x32x32; of a flow field the largest displacement in
+            pixels; of a patch its side; of pixels their number; of what is quantised, the tones that are left. On other
+            sizes it stays the same share of the image, except that patches and pixels do not become fewer on smaller
+            ones, and tones are as many on all.
         share: one per "sample", per "batch", or universal, per "target" class.
         steps: gradient steps; for share "target" each is on another batch.
         focus: for share "target": the classes that it reaches most, so many of them, get a pattern each that as many
@@ -41,7 +42,8 @@ class Family:
         step: their length in radii; of a patch and of pixels, in lengths of one that turns from black to white; of what
             is quantised, in half tones.
         rule: see `Descent`.
-        grid: displacements per side of a flow field, or cosines per side of a smooth pattern.
+        grid: displacements per side of a flow field, cosines per side of a smooth pattern, or twice the most waves
+            across the image.
 
     Raises:
         InputError: a value of the wrong kind or outside its range.
@@ -51,7 +53,7 @@ class Family:
         Flow(reach=3.0, grid=4, share='target')
     """
 
-    threat: Literal["l2", "linf", "l1", "smooth", "flow", "patch", "pixels", "quantised"] = "l2"
+    threat: Literal["l2", "linf", "l1", "smooth", "wave", "flow", "patch", "pixels", "quantised"] = "l2"
     radius: float = 1.0
     share: Share = "sample"
     steps: int = 3
@@ -72,16 +74,16 @@ class Family:
         if self.focus and self.share != "target":
             raise InputError(f"focus: found {self.focus} for share {self.share!r}, wanted it for 'target' alone")
         check_number("grid", self.grid, least=2, most=64, whole=True)
-        if self.threat not in ("flow", "smooth") and self.grid != type(self).grid:
-            raise InputError(f"grid: found {self.grid} for {self.threat!r}, wanted it for 'flow' and 'smooth' alone")
+        if self.threat not in GRIDDED and self.grid != type(self).grid:
+            raise InputError(f"grid: found {self.grid} for {self.threat!r}, wanted it for {', '.join(GRIDDED)} alone")
 
     def size_for(self, shape: Sequence[int]) -> float:
         """The radius for images of `shape` (C, H, W)."""
         channels, area = shape[0], math.prod(shape[1:]) / SIDE**2
         values = area * channels / 3
         return self.radius * {
-            "l2": math.sqrt(values), "linf": 1.0, "l1": values, "smooth": math.sqrt(values), "flow": math.sqrt(area),
-            "patch": max(1.0, math.sqrt(area)), "pixels": max(1.0, area), "quantised": 1.0,
+            "l2": math.sqrt(values), "linf": 1.0, "l1": values, "smooth": math.sqrt(values), "wave": math.sqrt(values),
+            "flow": math.sqrt(area), "patch": max(1.0, math.sqrt(area)), "pixels": max(1.0, area), "quantised": 1.0,
         }[self.threat]  # fmt: skip
 
     def threat_model(self, shape: Sequence[int]) -> ThreatModel:
@@ -91,6 +93,8 @@ class Family:
             return Flow(reach=size, grid=self.grid, share=self.share)
         if self.threat == "smooth":
             return Smooth(radius=size, grid=self.grid, share=self.share)
+        if self.threat == "wave":
+            return Wave(radius=size, grid=self.grid, share=self.share)
         if self.threat == "patch" or self.threat == "pixels":
             return Sparse(size=max(1, round(size)), window=self.threat == "patch", share=self.share)
         if self.threat == "quantised":

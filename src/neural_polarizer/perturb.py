@@ -151,26 +151,30 @@ def descend(
     parameters = threat.begin(count, images) if go_on is None else go_on[0]
     done, seen = torch.zeros((), dtype=torch.bool, device=images.device), False
     parts = parts_of(len(images), how.micro_batch or len(images))
+    alone = len(parts) == 1
+
+    def look(part: slice) -> list[Tensor]:
+        # index_select and not [units]: the backward of the latter adds in whatever order the threads come.
+        told = (forward if at is None else at(part))(threat.act(parameters.index_select(0, units[part]), images[part]))
+        return [told] if isinstance(told, Tensor) else list(told)
+
     with torch.enable_grad():
         for step in range(how.steps):
-            parameters, gradients, reached = parameters.detach().requires_grad_(), list[Tensor](), list[Tensor]()
-            for part in parts:
-                # index_select and not [units]: the backward of the latter adds in whatever order the threads come.
-                moved = threat.act(parameters.index_select(0, units[part]), images[part])
-                told = (forward if at is None else at(part))(moved)
-                views = [told] if isinstance(told, Tensor) else list(told)
-                if how.early_exit is not None and step:
-                    reached.append(torch.stack([(z.argmax(1) == targets[part]) != away for z in views]).all(0))
-                    if part is parts[-1]:
-                        done = done | (_mean_over_all(torch.cat(reached)) >= how.early_exit)
-                        # Elsewhere a mask, so that nobody waits for the device.
-                        seen = images.device.type == "cpu" and bool(done)
-                if seen:
+            parameters, gradients = parameters.detach().requires_grad_(), list[Tensor]()
+            looked: list[list[Tensor]] = []
+            if how.early_exit is not None and step:
+                with torch.set_grad_enabled(alone):  # of several parts the gradients may not be needed
+                    looked = [look(part) for part in parts]
+                told = [torch.stack([z.argmax(1) for z in views]) for views in looked]
+                reached = ((torch.cat(told, 1) == targets) != away).all(0)
+                done = done | (_mean_over_all(reached) >= how.early_exit)
+                if images.device.type == "cpu" and done:  # elsewhere a mask, so that nobody waits for the device
+                    seen = True
                     break
+            for part in parts:
+                views = looked[0] if looked and alone else look(part)
                 loss = sum((_cross_entropy(z, targets[part]) for z in views), torch.zeros_like(weight[part]))
                 gradients += torch.autograd.grad((loss * weight[part]).sum() / len(views), parameters)
-            if seen:
-                break
             gradient = gradients[0] if len(gradients) == 1 else torch.stack(gradients).sum(0)
             gradient = spread().total(gradient) if shared else gradient
             with torch.no_grad():

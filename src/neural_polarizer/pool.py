@@ -81,7 +81,6 @@ class Pool:
                 self._kept.add(tensors, torch.arange(len(batch), device=images.device))
             if number:
                 said.append(torch.cat(own))
-        self._kept.gather()
         self._said = torch.cat(said)  # row v * N + i is view v of image i, as the original model sees it
         self.copies = Copies(len(images), images.device)
 
@@ -110,7 +109,6 @@ class Pool:
 
     def gather(self) -> None:
         """Put together what was taken."""
-        self._kept.gather()
         self.copies.gather()
 
     def warm_up(

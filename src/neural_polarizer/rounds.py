@@ -59,11 +59,12 @@ def fit_in_rounds(
         changed in this round, and for CNPD `mismatch`: the share of the kept ones that reached another class than T.
     """
     order = torch.Generator().manual_seed(seed)
-    families, layout = config.families(images.shape[1:]), fastest_layout(cut.original, images)
+    families, layout = config.families(images.shape[1:], images.device.type), fastest_layout(cut.original, images)
     conditional, hasty = isinstance(polarizer, ConditionalPolarizer), quick(cut.original, images)
     pool = Pool(
         cut, images, labels, original, views=config.views, copies=len(images) * config.copies() * config.rounds,
-        batch_size=config.batch_size, pass_size=config.pass_size(images.shape[1:]), order=order, layout=layout,
+        batch_size=config.batch_size, pass_size=config.pass_size(images.shape[1:], images.device.type), order=order,
+        layout=layout,
     )  # fmt: skip
     every, history = torch.arange(len(images), device=images.device), History()
     pool.warm_up(polarizer, config, order, rows=every, progress=progress)

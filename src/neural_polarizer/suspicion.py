@@ -41,11 +41,24 @@ class Suspicion:
         """The class that stands out, if one does."""
         return self.excess.index(self.score) if self.score >= STANDS_OUT else None
 
-    def shown_by(self, suspect: int) -> set[int]:
-        """The families that reach no other class more often than this one, give or take; all, where there is none."""
+    def leading(self, suspect: int | None = None) -> Tensor:
+        """Per family and class (F, K), whether the family reaches no other class more often, give or take.
+
+        Where one class is suspected, only that one; where no family reaches it most, it counts in all.
+        """
         rates = torch.tensor(self.reached, dtype=torch.float64)
-        shown = rates[:, suspect] >= rates.amax(1) - EVEN
-        return set(shown.nonzero()[:, 0].tolist()) or set(range(len(rates)))
+        lead = rates >= rates.amax(1, keepdim=True) - EVEN
+        if suspect is None:
+            return lead
+        alone = torch.zeros_like(lead)
+        alone[:, suspect] = lead[:, suspect] if lead[:, suspect].any() else True
+        return alone
+
+    def leaders(self, suspect: int | None = None) -> list[Tensor]:
+        """The same as classes (U,) of every family, the most reached first."""
+        rates = torch.tensor(self.reached, dtype=torch.float64)
+        orders = (row.argsort(descending=True, stable=True) for row in rates)
+        return [order[lead[order]] for order, lead in zip(orders, self.leading(suspect), strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -191,6 +191,57 @@ def cosines(grid: int, size: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wave(ThreatModel):
+    """x + δ, clamped to [0, 1], with ‖δ‖₂ ≤ radius: waves of one frequency (u, v), of any phase and colour.
+
+    Args:
+        radius: ρ, in pixel units of images in [0, 1].
+        grid: twice the most waves across the image.
+        share: one δ per ``"sample"``, per ``"batch"``, or per ``"target"`` class.
+
+    Shapes:
+        parameters (U, C, grid + 1, grid + 1), or smaller where the image is: coefficients of δ in `waves`, 0 but for
+        those of one frequency.
+    """
+
+    radius: float = 6.0
+    grid: int = 16
+    share: Share = "sample"
+
+    def begin(self, units: int, images: Tensor) -> Tensor:
+        channels, *sides = images.shape[1:]
+        across = [len(waves(self.grid, side)) for side in sides]
+        return images.new_zeros(units, channels, across[0], across[1])
+
+    def act(self, parameters: Tensor, images: Tensor) -> Tensor:
+        down, across = (waves(self.grid, size).to(parameters) for size in images.shape[2:])
+        return (images + down.T @ parameters @ across).clamp(0, 1)
+
+    def project(self, parameters: Tensor, images: Tensor | None) -> Tensor:
+        energy = parameters.square().sum(1)
+        down, across = (_same_wave(size).to(energy) for size in energy.shape[1:])
+        together = down @ energy @ across.T  # of every frequency
+        best = together.flatten(1).argmax(1)
+        inside = down[best // together.shape[2], :, None] * across[best % together.shape[2], None]
+        return project_l2(parameters * inside[:, None], self.radius)
+
+
+def _same_wave(size: int) -> Tensor:
+    """(frequencies, size): which of `size` rows of `waves` are of a frequency."""
+    return (torch.arange(size // 2 + 1)[:, None] == (torch.arange(size) + 1) // 2).double()
+
+
+def waves(grid: int, size: int) -> Tensor:
+    """Constant, cosine and sine of once, twice, ... across, orthonormal rows (2 f + 1, size)."""
+    places, rows = torch.arange(size, dtype=torch.float64), [torch.ones(size, dtype=torch.float64)]
+    for times in range(1, min(grid // 2, (size - 1) // 2) + 1):
+        angle = 2 * torch.pi * times * places / size
+        rows += [angle.cos(), angle.sin()]
+    every = torch.stack(rows)
+    return every / every.norm(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantised(ThreatModel):
     """The image in few tones: x + an offset per channel, rounded to `levels` values from 0 to 1.
 

@@ -250,7 +250,7 @@ def test_of_many_classes_those_that_stand_out_are_shown():
     assert classes_shown(5, None) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("threat", ["patch", "pixels", "flow", "smooth"])
+@pytest.mark.parametrize("threat", ["patch", "pixels", "flow", "smooth", "wave"])
 def test_patterns_of_every_kind_stay_in_bounds(threat):
     x, labels = images(12)
     floats = x.float() / 255

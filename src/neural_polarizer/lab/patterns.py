@@ -58,6 +58,7 @@ def in_words(family: Family, shape: Sequence[int]) -> str:
         "linf": f"of at most {size:.2f} in every pixel (from 0 to 1)",
         "l1": f"of an L1 length of at most {size:.0f}",
         "smooth": f"smooth and of an L2 length of at most {size:.1f} (pixels from 0 to 1)",
+        "wave": f"waves of one frequency, of an L2 length of at most {size:.1f} (pixels from 0 to 1)",
         "flow": f"a warp of at most {size:.1f} pixels",
         "patch": f"one square of {max(1, round(size))} pixels a side",
         "pixels": f"of at most {max(1, round(size))} pixels",
