@@ -277,25 +277,6 @@ def test_a_family_counts_for_the_classes_that_it_reaches_most():
     assert nowhere.leading(1).tolist() == [[no, yes, no]]
 
 
-def test_where_nobody_is_suspected_every_family_is_kept_for_its_leaders(small, monkeypatch):
-    rates = torch.ones(len(SMALL.mixture), CLASSES)
-    rates[:, 1] = 20
-    leading = suspicion_of(rates, torch.full(rates.shape, 80))
-    assert leading.target is None
-    attempt, pool, sent = room.attempt, room.Chooser.pool, []
-    monkeypatch.setattr(room, "attempt", lambda *a, **k: replace(attempt(*a, **k), suspicion=leading))
-
-    def watched(self, cut):
-        made = pool(self, cut)
-        sent.append(made.copies.targets.clone())
-        return made
-
-    monkeypatch.setattr(room.Chooser, "pool", watched)
-    choice = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0).choice
-    assert sent[0].unique().tolist() == [1]
-    assert {t.suspect for t in choice.trials} == {None}
-
-
 def test_a_second_look_adds_what_still_passes(small, monkeypatch):
     sizes, trial, attempt = [], room.Chooser.trial, room.attempt
     mixture = [Family(radius=1.0, share="target", steps=3, focus=2), Family(threat="flow", share="target", focus=1)]

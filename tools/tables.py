@@ -153,6 +153,23 @@ def screening(record: dict[str, Any]) -> str:
     return f"{markdown(rows)}\n\nAUROC of the ranking: {record['auroc']:.3f}. {told}."
 
 
+def families(record: dict[str, Any]) -> str:
+    """Per family and network, the class that is reached most and its lead over the next."""
+    networks = list(dict.fromkeys(r["network"] for r in record["rows"]))
+    rows: list[tuple[str, ...]] = [("family", "radius", "in the mixture", *networks)]
+    kinds = list(dict.fromkeys((r["family"], r["radius"], r["grid"], r["default"]) for r in record["rows"]))
+    for kind in kinds:
+        own = [r for r in record["rows"] if (r["family"], r["radius"], r["grid"], r["default"]) == kind]
+        cells = [
+            f"{max(r['rates']):.2f}, {'**' if r['leader'] == r['target'] else ''}{r['lead']:+.2f}"
+            f"{'**' if r['leader'] == r['target'] else ''} ({r['leader']})"
+            for r in own
+        ]
+        rows.append((kind[0], f"{kind[1]:g}", "yes" if kind[3] else "no", *cells))
+    told = f"{record['images']} images; seed {record['seed']}; {record['machine']}; torch {record['versions']['torch']}"
+    return f"{markdown(rows)}\n\n{told}."
+
+
 def read(source: Path) -> Any:
     """A record, or all records of a folder."""
     return read_records(source) if source.is_dir() else json.loads(source.read_text())
@@ -175,6 +192,7 @@ TABLES = (
     ("docs/results.md", "inference", "inference.json", inference),
     ("docs/benchmark.md", "bench-purify-cifar10", "bench/purify-cifar10", bench),
     ("docs/results.md", "screening", "screening.json", screening),
+    ("docs/results.md", "families", "families.json", families),
     ("docs/results.md", "replicated", "replicated.json", replicated),
 )
 

@@ -5,9 +5,9 @@ polarizers of growing strength are fitted in seconds, on a part of the clean set
 judges: a score rewards perturbed images that get their class back and punishes lost clean accuracy, and the accuracy
 budget is a constraint. What is returned was fitted on the first part alone, so that the figures hold for it.
 
-Of each family those perturbed images count that were sent to the class that it reaches most, or, where one class is
-suspected, to that one: a backdoor is a shortcut that can be closed at little cost, other ways into a class are what the
-network is made of. What still fools both the original model and the best polarizer is added for a second look.
+Where one class is suspected, those perturbed images count that were sent to it: a backdoor is a shortcut that can be
+closed at little cost, other ways into a class are what the network is made of. What still fools both the original
+model and the best polarizer is added for a second look.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Chooser:
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
-        attempts = self._every.leading(self.suspect)
+        attempts = self._every.sent_to(self.suspect)
         pool = Pool(
             cut, self._images, self._labels, self._original, views=self._config.views,
             copies=sum(len(a.rows) for a in attempts.found), batch_size=self._config.batch_size,

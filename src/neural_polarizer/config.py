@@ -36,7 +36,7 @@ _IN_ROUNDS: dict[str, Any] = {
     "loop": "rounds",
     "mixture": (
         Family(threat="l2", radius=1.0, share="target", steps=20, step=0.2, focus=2),
-        Family(threat="l2", radius=2.0, share="target", steps=20, step=0.2, focus=2),
+        Family(threat="l2", radius=3.0, share="target", steps=20, step=0.2, focus=2),
         Family(threat="smooth", radius=2.0, grid=16, share="target", steps=20, step=0.2, focus=2),
         Family(threat="wave", radius=4.5, grid=24, share="target", steps=20, step=0.2, focus=2),
         Family(threat="flow", radius=1.5, share="target", steps=20, step=0.2, rule="sign", focus=2),

@@ -45,7 +45,7 @@ def family_of(suspicion: Suspicion | None) -> Family:
     """The kind of pattern to seek: that by which a class stands out most, or L2 of length 2 where that is not known."""
     mixture = FitConfig.in_rounds().mixture
     if suspicion is None or len(suspicion.reached) != len(mixture):
-        return next(f for f in mixture if f.threat == "l2" and f.radius == 2.0)
+        return replace(next(f for f in mixture if f.threat == "l2"), radius=2.0)
     first, second = torch.tensor(suspicion.reached, dtype=torch.float64).topk(2, dim=1).values.unbind(1)
     return mixture[int((first - second).argmax())]
 
