@@ -264,15 +264,43 @@ def test_where_a_class_stands_out_it_alone_is_fitted_on(small, monkeypatch):
     assert {t.suspect for t in choice.trials} == {2}
 
 
+def scored(monkeypatch, scores):
+    """Let every trial have the score that belongs to its suspect."""
+    judged = room.Chooser.judged
+    monkeypatch.setattr(
+        room.Chooser,
+        "judged",
+        lambda self, trial, pool, g: replace(
+            judged(self, trial, pool, g), score=scores[self.suspect], within_budget=True
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("alone", "wanted"),
+    [(0.9, True), (0.31, True), (0.29, False)],  # at least 0.3, and twice 0.15
+)
+def test_what_is_sent_to_one_class_is_fought_where_it_alone_can_be_stopped(small, monkeypatch, alone, wanted):
+    monkeypatch.setattr(room.Attempts, "reached_most", lambda self, count: [1, 3])
+    scored(monkeypatch, {None: 0.15, 1: 0.2, 3: alone})
+    purified = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0)
+    choice = purified.choice
+    assert {t.suspect for t in choice.trials if t.look == 1} == {None, 1, 3}
+    assert choice.trials[choice.chosen].suspect == (3 if wanted else None)
+    assert choice.suspicion.target is None
+
+
 def test_a_family_counts_for_the_classes_that_it_reaches_most():
     rates = torch.tensor([[70, 2, 3], [40, 1, 30], [40, 42, 0], [5, 60, 1], [2, 4, 3]])
     found = suspicion_of(rates, torch.full((5, 3), 80))
     yes, no = True, False
     assert found.leading().tolist() == [[yes, no, no], [yes, no, no], [yes, yes, no], [no, yes, no], [yes, yes, yes]]
-    assert found.leading(0)[:, 0].tolist() == [yes, yes, yes, no, yes]
+    assert found.leading(0)[:, 0].tolist() == [yes, yes, no, no, no], "ahead of the next"
     assert not found.leading(0)[:, 1:].any()
     assert [leaders.tolist() for leaders in found.leaders()] == [[0], [0], [1, 0], [1], [1, 2, 0]]
-    assert [leaders.tolist() for leaders in found.leaders(1)] == [[], [], [1], [1], [1]]
+    assert [leaders.tolist() for leaders in found.leaders(1)] == [[], [], [], [1], []]
+    level = suspicion_of(torch.tensor([[40, 42, 0], [70, 2, 3]]), torch.full((2, 3), 80))
+    assert level.leading(1)[:, 1].tolist() == [yes, no], "level, where it is ahead nowhere"
     nowhere = suspicion_of(torch.tensor([[70, 2, 3]]), torch.full((1, 3), 80))
     assert nowhere.leading(1).tolist() == [[no, yes, no]]
 

@@ -5,9 +5,9 @@ polarizers of growing strength are fitted in seconds, on a part of the clean set
 judges: a score rewards perturbed images that get their class back and punishes lost clean accuracy, and the accuracy
 budget is a constraint. What is returned was fitted on the first part alone, so that the figures hold for it.
 
-Where one class is suspected, those perturbed images count that were sent to it: a backdoor is a shortcut that can be
-closed at little cost, other ways into a class are what the network is made of. What still fools both the original
-model and the best polarizer is added for a second look.
+Where no class stands out but all perturbed images together cannot be stopped, those sent to a single class are tried:
+a backdoor is a shortcut that can be closed at little cost. What still fools both the original model and the best
+polarizer is added for a second look.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ DROP_PRICE = 10.0  # what a point of clean accuracy costs, in points of perturbe
 MOST_CHANNELS = 2048  # of a candidate layer
 LATE = 3  # candidate layers, from the end
 LOST_FREELY, OUT_OF = 2, 16  # held-back images, of at least so many: they tell nothing; of fewer, one
+SUSPECTS = 2  # classes that are tried alone where none stands out
+SURE, ALONE = 0.3, 2.0  # the least score with which one is taken, and how many times that of all perturbed images it is
 MARGIN = 0.02  # of the score, by which r-CNPD must be better than NPD: it runs the tail twice
 LUCK = 0.25  # over the root of the images that judge: by so much of the score anything may be better by chance
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
@@ -217,19 +219,19 @@ class Chooser:
     def best(self, within: bool = False) -> int | None:
         """The place of the best trial so far.
 
-        Those in the budget come first, or are the only ones; then those that were judged by the last look. What costs
-        more, in accuracy on images that nobody has here or in time, must be better by more than luck: each doubling of
-        the strength beyond the first, r-CNPD, and what was fitted on a second look.
+        Those in the budget come first, or are the only ones; then those that fought what is suspected by now, judged
+        by the last look. What costs more, in accuracy on images that nobody has here or in time, must be better by
+        more than luck: each doubling of the strength beyond the first, r-CNPD, and what was fitted on a second look.
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
 
         luck = LUCK / len(self.held) ** 0.5
 
-        def worth(i: int) -> tuple[bool, int, float]:
+        def worth(i: int) -> tuple[bool, bool, int, float]:
             t = self.trials[i]
             handicap = luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST]))
             handicap += max(MARGIN, luck) * ((t.method != "npd") + (t.look > 1 and i != self._looked))
-            return t.within_budget, t.look, t.score - handicap
+            return t.within_budget, t.suspect == self.suspect, t.look, t.score - handicap
 
         return max(places, key=worth, default=None)
 
@@ -238,6 +240,24 @@ class Chooser:
         chosen = self._kept[place]
         assert chosen is not None
         return chosen
+
+    def suspect_alone(self, method: str, strengths: Sequence[float]) -> int | None:
+        """The class whose perturbed images, alone, can be stopped far better than all of them.
+
+        Tried where all of them were stopped best, whatever it cost.
+        """
+        done = [i for i, t in enumerate(self.trials) if not t.error]
+        leader = max(done, key=lambda i: self.trials[i].score, default=None)
+        if leader is None or ALONE * self.trials[leader].score > 1:  # no score is larger
+            return None
+        cut, whole, scores = self.taken(leader).cut, self.trials[leader].score, {}
+        for suspect in self._every.reached_most(SUSPECTS):
+            self.suspect = suspect
+            if self._every.sent_to(suspect).found:
+                scores[suspect] = self.trial(cut, self.pool(cut), method, strengths[len(strengths) // 2]).score
+        self.suspect = None
+        best = max(scores, key=lambda c: scores[c], default=None)
+        return best if best is not None and scores[best] >= max(SURE, ALONE * whole) else None
 
     def look_again(self, pool: Pool, place: int, strengths: Sequence[float]) -> None:
         """Add what fools both the original model and the best polarizer, judge that one by it, and fit once more."""
@@ -378,29 +398,41 @@ def choose(
     )  # fmt: skip
     first_method = "npd" if method == "auto" else method
 
-    best_at: tuple[Cut, Pool] | None = None
-    refused = ""
-    bar = Progress(len(names), "layers", enabled=progress)
-    for at in bar:
-        try:
-            cut = make_cut(model, names[at], images[:2], capture)
-        except InputError as error:
-            if layer != "auto":
-                raise
-            refused = str(error)
-            continue
-        pool, best = chooser.pool(cut), chooser.best()
-        chooser.climb(cut, pool, first_method, strengths)
-        if best_at is None or chooser.best() != best:
-            best_at = cut, pool
-        bar.note(f"{cut.layer}: {chooser.trials[-1].repaired:.2f} repaired")
-    if best_at is None:
-        raise InputError(f"layer: none of {', '.join(names)} can be cut ({refused}); name another one")
-    cut, pool = best_at
+    def search() -> tuple[Cut, Pool]:
+        """Climb at every layer; the cut and the pool of the best trial."""
+        leader: tuple[Cut, Pool] | None = None
+        refused = ""
+        bar = Progress(len(names), "layers", enabled=progress)
+        for at in bar:
+            try:
+                cut = make_cut(model, names[at], images[:2], capture)
+            except InputError as error:
+                if layer != "auto":
+                    raise
+                refused = str(error)
+                continue
+            pool = chooser.pool(cut)
+            best = chooser.best()
+            chooser.climb(cut, pool, first_method, strengths)
+            if leader is None or chooser.best() != best:
+                leader = cut, pool
+            bar.note(f"{cut.layer}: {chooser.trials[-1].repaired:.2f} repaired")
+        if leader is None:
+            raise InputError(f"layer: none of {', '.join(names)} can be cut ({refused}); name another one")
+        return leader
+
+    cut, pool = search()
+    if chooser.suspect is None:
+        chooser.suspect = chooser.suspect_alone(first_method, strengths or STRENGTHS)
+        if chooser.suspect is not None:
+            cut, pool = search()
     place = chooser.best()
+    if place is not None and (t := chooser.trials[place]) and (t.suspect, t.layer) != (chooser.suspect, cut.layer):
+        chooser.suspect, cut = t.suspect, chooser.taken(place).cut  # nothing against the suspect kept the budget
+        pool = chooser.pool(cut)
     if method == "auto" and cut.classes <= MOST_CLASSES and not base.mergeable and place is not None:
         chooser.trial(cut, pool, "r-cnpd", chooser.trials[place].strength)
     place = chooser.best(within=True)
-    if place is not None:
+    if place is not None and chooser.trials[place].suspect == chooser.suspect:
         chooser.look_again(pool, place, strengths or STRENGTHS)
     return chooser.verdict(cut, pool, first_method)

@@ -236,7 +236,7 @@ def test_which_kind_of_pattern_is_sought():
     assert family_of(known) == mixture[5]
     assert family_of(Suspicion((0.8,), ((0.9,),))) == family_of(None), "of another mixture nothing is known"
     for family in mixture:
-        assert any(word in in_words(family, (3, 64, 64)) for word in ("L2", "warp", "square", "pixels"))
+        assert any(word in in_words(family, (3, 64, 64)) for word in ("L2", "warp", "square", "pixels", "tones"))
 
 
 def test_of_many_classes_those_that_stand_out_are_shown():
