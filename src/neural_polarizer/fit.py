@@ -34,7 +34,7 @@ from .polarized import PolarizedModel
 from .polarizers import Polarizer
 from .progress import Progress
 from .rounds import fastest_layout, fit_in_rounds
-from .spread import parts_of, spread
+from .spread import parts_of, rows_of, spread
 
 AUTO = "auto"  # as a method or a layer
 
@@ -215,10 +215,6 @@ def _chosen(
     )  # fmt: skip
 
 
-def _of(values: Tensor | None, part: slice) -> Tensor | None:
-    return None if values is None else values[part]
-
-
 def _check_target(config: FitConfig, classes: int) -> None:
     if isinstance(config.target, int) and config.target >= classes:
         raise InputError(f"target: found {config.target}, wanted 0 to {classes - 1}")
@@ -325,7 +321,7 @@ def fit_per_batch(
             if rule == "runner-up" or once:
                 own = config.statistics == "batch" and not stepper.by_rows
                 with polarizer.batch_statistics(own), torch.set_grad_enabled(once):
-                    looks = [kept.forward(polarizer, rows[p], _of(condition, p)) for p in parts]
+                    looks = [kept.forward(polarizer, rows[p], rows_of(condition, p)) for p in parts]
                 clean_logits = looks[0] if len(looks) == 1 else torch.cat(looks)
             if rule == "runner-up":
                 target = wrong_targets(rule, clean_logits, y, cut.classes, order)
@@ -342,7 +338,7 @@ def fit_per_batch(
             ) -> Callable[[Tensor], Tensor | Sequence[Tensor]]:
                 def attacked(images: Tensor) -> Tensor | Sequence[Tensor]:
                     passed[:] = [*(passed if part.start else []), Entered(cut, images)]
-                    return passed[-1].fooled(polarizer, config.fool, _of(sent, part))
+                    return passed[-1].fooled(polarizer, config.fool, rows_of(sent, part))
 
                 return attacked
 
@@ -372,12 +368,12 @@ def fit_per_batch(
             for part in parts:
                 if not once:
                     with g.batch_statistics(config.statistics == "batch"):
-                        clean_logits = kept.forward(g, rows[part], _of(condition, part))
+                        clean_logits = kept.forward(g, rows[part], rows_of(condition, part))
                 assert clean_logits is not None
                 own_passes = [
                     (p, e) for p, e in zip(passes, perturbed, strict=True) if part.start <= p.start < part.stop
                 ]
-                logits = torch.cat([e.polarized(g, _of(sent, p)) for p, e in own_passes])
+                logits = torch.cat([e.polarized(g, rows_of(sent, p)) for p, e in own_passes])
                 # Untargeted: push away the wrong class that came out strongest.
                 aim = without_class(logits.detach(), y[part]).argmax(1) if target is None else target[part]
                 share = weight * len(logits) / len(rows)

@@ -17,7 +17,7 @@ from .kept import Kept
 from .outer import Outer, batches, warm_up
 from .polarizers import Polarizer
 from .progress import Progress
-from .spread import parts_of, spread
+from .spread import parts_of, rows_of, spread
 from .views import moved_and_mirrored
 
 SMALL_BATCH, BATCHES = 32, 8  # batches of a small clean set are smaller, down to the first, for the second in an epoch
@@ -172,8 +172,8 @@ class Pool:
                     some = ((of >= part.start) & (of < part.stop)).nonzero()[:, 0]
                     weights = weight * (part.stop - part.start) / len(clean), len(some) / max(1, every) / times
                     with g.batch_statistics(config.statistics == "batch"):
-                        logits = self._kept.forward(g, seen[part], _of(conditions[0], part))
-                    copied = self._copied(g, copies[some], _of(conditions[1], some)) if len(some) else logits[:0]
+                        logits = self._kept.forward(g, seen[part], rows_of(conditions[0], part))
+                    copied = self._copied(g, copies[some], rows_of(conditions[1], some)) if len(some) else logits[:0]
                     outer.add(
                         logits, said[part], self.labels[clean[part]], copied, sent[some], of=of[some] - part.start,
                         weights=weights,
@@ -217,10 +217,6 @@ class Pool:
 
     def _copied(self, polarizer: Polarizer, which: Tensor, condition: Tensor | None) -> Tensor:
         return self._kept.forward(polarizer, which + len(self._said), condition)
-
-
-def _of(values: Tensor | None, rows: slice | Tensor) -> Tensor | None:
-    return None if values is None else values[rows]
 
 
 class Copies:

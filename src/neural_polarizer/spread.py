@@ -39,6 +39,11 @@ def parts_of(count: int, size: int) -> list[slice]:
     return [slice(first, min(first + size, count)) for first in range(0, count, max(1, size))]
 
 
+def rows_of(values: Tensor | None, rows: slice | Tensor) -> Tensor | None:
+    """Some rows of a tensor; of nothing nothing."""
+    return None if values is None else values[rows]
+
+
 class Spread:
     """The processes of a fit; this one is number `rank` of `world`.
 
