@@ -53,7 +53,7 @@ class Attempts:
     layout: torch.memory_format
 
     def sent_to(self, suspect: int | None) -> Attempts:
-        """Those sent to one class, where one is suspected, by the families that reach no other class more.
+        """Those sent to one class, where one is suspected, by the families that `Suspicion.leading` names.
 
         Others cost clean accuracy and stop no trigger: given enough room, any class is reached in any network.
         """
@@ -118,13 +118,9 @@ def attempt(
         config: `families` of it perturb.
     """
     families, layout = config.families(images.shape[1:], images.device.type), fastest_layout(forward, images)
+    size = config.pass_size(images.shape[1:], images.device.type)
     with torch.no_grad():
-        original = torch.cat(
-            [
-                forward(b.contiguous(memory_format=layout))
-                for b in images.split(config.pass_size(images.shape[1:], images.device.type))
-            ]
-        )
+        original = torch.cat([forward(b.contiguous(memory_format=layout)) for b in images.split(size)])
     predictions, classes = original.argmax(1), original.shape[1]
     labels = predictions if labels is None else labels
     order = torch.Generator().manual_seed(seed)

@@ -311,9 +311,7 @@ def fit_per_batch(
             x, y = images[rows].contiguous(memory_format=layout), labels[rows]
             stands = standing(predictions[batch], labels[batch]) if conditional else None
             condition = None if stands is None else stands[mine]
-            # Of what is kept at the layer the tail alone runs, in one part; statistics of a batch want that, too.
-            passes = parts_of(len(rows), size)
-            parts = [slice(0, len(rows))] if kept.activations or config.statistics == "batch" else passes
+            passes, parts = parts_of(len(rows), size), kept.parts(len(rows), config)
             clean_logits: Tensor | None = None
             # Copies are handed out once it is known which a step needs: until then a look, without gradients. What
             # takes several passes is only looked at, too.

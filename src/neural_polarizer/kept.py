@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .config import FitConfig
 from .cut import Activation, Cut
 from .polarized import applied
 from .polarizers import Polarizer
@@ -84,6 +85,11 @@ class Kept:
         for kept, t in zip(self._rows, tensors, strict=True):
             torch.index_select(t, 0, rows, out=kept[first:last])
         self._count = last
+
+    def parts(self, count: int, config: FitConfig) -> list[slice]:
+        """The parts that a step sends so many rows on in: one if the tail alone runs, or statistics are a batch's."""
+        whole = self.activations or config.statistics == "batch"
+        return parts_of(count, count if whole else self._pass_size or count)
 
     def forward(self, polarizer: Polarizer, rows: Tensor, condition: Tensor | None) -> Tensor:
         """Polarized logits (B, K) of kept rows (B,)."""

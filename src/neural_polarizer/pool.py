@@ -17,7 +17,7 @@ from .kept import Kept
 from .outer import Outer, batches, warm_up
 from .polarizers import Polarizer
 from .progress import Progress
-from .spread import parts_of, rows_of, spread
+from .spread import rows_of, spread
 from .views import moved_and_mirrored
 
 SMALL_BATCH, BATCHES = 32, 8  # batches of a small clean set are smaller, down to the first, for the second in an epoch
@@ -68,7 +68,7 @@ class Pool:
     ) -> None:
         views = views_for(views, len(images))
         self.labels, self.predictions = labels, original.argmax(1)
-        self._batch, self._pass, self._layout, self._views = batch_size, pass_size, layout, views
+        self._batch, self._layout, self._views = batch_size, layout, views
         self._kept = Kept(
             cut, images[:1].contiguous(memory_format=layout), len(images) * (1 + views) + copies, pass_size
         )
@@ -168,7 +168,7 @@ class Pool:
                 conditions: Sequence[Tensor | None] = (None, None)
                 if local is not None:
                     conditions = local[: len(clean_all)][own], local[len(clean_all) :][mine]
-                for part in parts_of(len(clean), self._pass):
+                for part in self._kept.parts(len(clean), config):
                     some = ((of >= part.start) & (of < part.stop)).nonzero()[:, 0]
                     weights = weight * (part.stop - part.start) / len(clean), len(some) / max(1, every) / times
                     with g.batch_statistics(config.statistics == "batch"):
