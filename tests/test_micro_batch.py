@@ -56,8 +56,33 @@ def test_a_descent_in_parts(share, early_exit):
     parts = descend(threat, forward, x, targets, Descent(**how, micro_batch=4))
     torch.testing.assert_close(parts.images, found.images)
     assert parts.seen == found.seen
-    looks = 0 if early_exit is None else len(whole) - 1 - found.seen  # at parts, and then once more for gradients
-    assert sizes == [4, 4, 2] * (len(whole) + looks)
+    again = sizes.copy()
+    for _ in whole:  # every step sees every part,
+        assert again[:3] == [4, 4, 2]
+        again = again[3:]
+        if again[:2] == [4, 2]:  # and what was not expected to need gradients once more
+            again = again[2:]
+    assert not again
+    if early_exit != 0.5:
+        assert len(sizes) == 3 * len(whole)
+
+
+@pytest.mark.parametrize(("first", "rest"), [(True, False), (False, True), (True, True)])
+def test_the_first_part_misleads(first, rest):
+    """Whether the descent ends is what the whole batch says, whatever the first part does."""
+    x, targets = torch.full((10, 1, 1, 1), 0.5, dtype=torch.float64), torch.zeros(10, dtype=torch.long)
+    easy = torch.tensor([first] * 4 + [rest] * 6)
+    needed = torch.where(easy, 0.501, 0.6).double()[:, None]
+
+    def at(part):
+        return lambda some: (some.flatten(1) - needed[part]) * torch.tensor([[1.0, -1.0]], dtype=torch.float64)
+
+    how = {"steps": 4, "step": 0.002, "rule": "normalized", "early_exit": 0.6}
+    threat = Additive(radius=1.0, share="sample")
+    found = descend(threat, at(slice(None)), x, targets, Descent(**how))
+    parts = descend(threat, at(slice(None)), x, targets, Descent(**how, micro_batch=4), at=at)
+    torch.testing.assert_close(parts.images, found.images)
+    assert parts.seen == found.seen == rest
 
 
 def test_large_images_are_few_in_a_pass():

@@ -329,14 +329,14 @@ def fit_per_batch(
                 target = None if every is None else every[mine]
             aims = standing(every, labels[batch]) if conditional and every is not None else None
             sent = None if aims is None else aims[mine]
-            passed: list[Entered] = []
+            passed: dict[int, Entered] = {}  # by where a part starts
 
             def at(
-                part: slice, passed: list[Entered] = passed, sent: Tensor | None = sent
+                part: slice, passed: dict[int, Entered] = passed, sent: Tensor | None = sent
             ) -> Callable[[Tensor], Tensor | Sequence[Tensor]]:
                 def attacked(images: Tensor) -> Tensor | Sequence[Tensor]:
-                    passed[:] = [*(passed if part.start else []), Entered(cut, images)]
-                    return passed[-1].fooled(polarizer, config.fool, rows_of(sent, part))
+                    passed[part.start] = Entered(cut, images)
+                    return passed[part.start].fooled(polarizer, config.fool, rows_of(sent, part))
 
                 return attacked
 
@@ -346,7 +346,9 @@ def fit_per_batch(
             polarizer.requires_grad_(True)
             with torch.no_grad():  # the pass that said that they succeed has brought them to the layer already
                 perturbed = (
-                    [p.detached() for p in passed] if found.seen else [Entered(cut, found.images[p]) for p in passes]
+                    [passed[p.start].detached() for p in passes]
+                    if found.seen
+                    else [Entered(cut, found.images[p]) for p in passes]
                 )
             mismatch: list[Tensor] = []
             if sent is not None and target is not None:

@@ -151,30 +151,39 @@ def descend(
     parameters = threat.begin(count, images) if go_on is None else go_on[0]
     done, seen = torch.zeros((), dtype=torch.bool, device=images.device), False
     parts = parts_of(len(images), how.micro_batch or len(images))
-    alone = len(parts) == 1
+    at_once = images.device.type == "cpu"  # elsewhere nobody waits for the device to say whether it is done
 
     def look(part: slice) -> list[Tensor]:
         # index_select and not [units]: the backward of the latter adds in whatever order the threads come.
         told = (forward if at is None else at(part))(threat.act(parameters.index_select(0, units[part]), images[part]))
         return [told] if isinstance(told, Tensor) else list(told)
 
+    def slope(views: list[Tensor], part: slice) -> Tensor:
+        loss = sum((_cross_entropy(z, targets[part]) for z in views), torch.zeros_like(weight[part]))
+        return torch.autograd.grad((loss * weight[part]).sum() / len(views), parameters)[0]
+
     with torch.enable_grad():
         for step in range(how.steps):
-            parameters, gradients = parameters.detach().requires_grad_(), list[Tensor]()
-            looked: list[list[Tensor]] = []
-            if how.early_exit is not None and step:
-                with torch.set_grad_enabled(alone):  # of several parts the gradients may not be needed
-                    looked = [look(part) for part in parts]
-                told = [torch.stack([z.argmax(1) for z in views]) for views in looked]
-                reached = ((torch.cat(told, 1) == targets) != away).all(0)
-                done = done | (_mean_over_all(reached) >= how.early_exit)
-                if images.device.type == "cpu" and done:  # elsewhere a mask, so that nobody waits for the device
+            parameters, gradients, told = parameters.detach().requires_grad_(), list[Tensor](), list[Tensor]()
+            leave = how.early_exit if step else None
+            hope, first = False, list[Tensor]()  # the descent seems to end here: gradients only if it does not
+            for part in parts:
+                with torch.set_grad_enabled(not (hope and told)):
+                    views = look(part)
+                now = torch.stack([z.argmax(1) for z in views])
+                reached = torch.cat([*told, ((now == targets[part]) != away).all(0)])
+                if leave is not None and at_once and not told:
+                    hope, first = bool(reached.double().mean() >= leave), views
+                told = [reached]
+                if not hope:
+                    gradients.append(slope(views, part))
+            if leave is not None:
+                done = done | (_mean_over_all(told[0]) >= leave)
+                if at_once and done:
                     seen = True
                     break
-            for part in parts:
-                views = looked[0] if looked and alone else look(part)
-                loss = sum((_cross_entropy(z, targets[part]) for z in views), torch.zeros_like(weight[part]))
-                gradients += torch.autograd.grad((loss * weight[part]).sum() / len(views), parameters)
+            for part in parts[len(gradients) :]:
+                gradients.append(slope(look(part) if part.start else first, part))
             gradient = gradients[0] if len(gradients) == 1 else torch.stack(gradients).sum(0)
             gradient = spread().total(gradient) if shared else gradient
             with torch.no_grad():
