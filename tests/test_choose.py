@@ -229,7 +229,17 @@ def test_suspicion_is_what_stands_out_in_any_family():
     assert found.target == 3
     assert found.score == pytest.approx(40 / 80)
     assert found.to_dict()["excess"][0] == 0
-    assert suspicion_of(odd, torch.full((3, 5), 80), torch.tensor([True, False, True])).target is None
+    assert suspicion_of(odd, torch.full((3, 5), 80), torch.tensor([1.0, 0.5, 1.0])).target is None
+
+
+def test_suspicion_is_also_a_lead_on_average():
+    """A class that every family reaches, each beside another class."""
+    rates = torch.tensor([[60, 60, 4, 4], [60, 4, 60, 4], [60, 4, 4, 60], [60, 60, 4, 4]])
+    found = suspicion_of(rates, torch.full((4, 4), 80))
+    assert found.target == 0
+    assert found.score == pytest.approx(1.6 * (60 - 32) / 80)
+    level = suspicion_of(rates[:2, :2], torch.full((2, 2), 80))
+    assert level.score == pytest.approx(56 / 80), "of one family alone it would be more"
 
 
 def everywhere(target: int, families: int):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from neural_polarizer.kept import Kept, parts_by_row
 from neural_polarizer.mixture import Family
 from neural_polarizer.polarizers import Full
 from neural_polarizer.pool import Copies
+from neural_polarizer.threats import Flow, Wave
 from neural_polarizer.views import moved_and_mirrored
 
 from .nets import CLASSES, CUTS, ZOO, images, labels, make, plain_logits
@@ -493,3 +496,40 @@ def test_no_step_is_longer_than_the_clipped_gradient_allows(watched):
 def test_views_want_the_original_output():
     with pytest.raises(InputError, match="benign: found 'label' with views"):
         FitConfig.in_rounds(benign="label")
+
+
+def test_the_best_of_what_can_be_tried_for_each_class():
+    columns = torch.arange(8, dtype=torch.float32)
+    waves = torch.stack([torch.sin(2 * torch.pi * f * columns / 8).expand(8, 8) for f in (1, 2)])
+    x, y = 0.5 + 0.01 * images(30), torch.zeros(30, dtype=torch.long)
+    x = x[:, :, :8, :8]
+
+    def forward(images):
+        answers = torch.einsum("bchw,fhw->bf", images, waves)
+        return torch.cat([torch.ones(len(images), 1), answers], 1)
+
+    threat = Wave(radius=1.0, grid=6, share="target")
+    for size in (1, 40, 1000):
+        found = rounds_room.scan(threat, forward, x, y, 3, size, torch.Generator().manual_seed(0))
+        for number, wave in enumerate(waves):
+            pattern = (threat.act(found[[number + 1]], torch.full((1, 3, 8, 8), 0.5)) - 0.5)[0, 0]
+            torch.testing.assert_close(pattern, wave / wave.expand(3, 8, 8).norm(), atol=1e-4, rtol=0)
+    assert rounds_room.scan(Flow(share="target"), forward, x, y, 3, 8, torch.Generator()) is None
+    assert rounds_room.scan(Wave(share="sample"), forward, x, y, 3, 8, torch.Generator()) is None
+
+
+def test_patterns_begin_with_what_was_found(monkeypatch):
+    """In the first families of a fit and in those of `attempt` alike; a step of no length leaves them there."""
+    begun, learn = [], rounds_room.learn_patterns
+
+    def watched(threat, *args, begin=None, **kwargs):
+        begun.append(None if begin is None else begin.clone())
+        return learn(threat, *args, begin=begin, **kwargs)
+
+    monkeypatch.setattr(rounds_room, "learn_patterns", watched)
+    family = Family(threat="wave", radius=4.0, share="target", steps=1, step=1e-9, focus=1)
+    quick(config=replace(QUICK, mixture=(family, Family(share="target", steps=1))))
+    waves, ball = [b for b in begun if b is not None], [b for b in begun if b is None]
+    assert [len(b) for b in waves] == [CLASSES, 1]
+    assert len(ball) == 1
+    assert any(torch.equal(waves[1][0], b) for b in waves[0]), "the class with a pattern of its own begins there too"

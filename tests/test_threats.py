@@ -270,6 +270,21 @@ def test_a_sinusoid_of_a_descent_is_the_one_that_the_model_answers_to():
     torch.testing.assert_close((found.images - x)[0, 0, 0], wave * 3 / wave.expand(16, 16).norm(), atol=1e-3, rtol=0)
 
 
+def test_every_wave_is_a_candidate():
+    threat, grey = Wave(radius=2.0, grid=6), torch.full((1, 3, 8, 12), 0.5)
+    every = threat.candidates(grey)
+    along, slanted = 3 + 3, 3 * 3 * 2  # frequencies that run along an axis, and the others in two directions
+    assert every.shape == (2 * (along + slanted), 3, 7, 7)
+    torch.testing.assert_close(threat.project(every, None), every)
+    assert len(every.flatten(1).unique(dim=0)) == len(every)
+    delta = (threat.act(every, grey) - grey)[:, 0]
+    torch.testing.assert_close(delta, (threat.act(every, grey) - grey)[:, 2])
+    spectrum = torch.fft.rfft2(delta).abs() > 1e-3
+    peaks = {tuple(sorted((min(u, 8 - u) if v == 0 else u, v) for u, v in one.nonzero().tolist())) for one in spectrum}
+    assert len(peaks) == along + slanted, "each travels one way, in two phases"
+    assert Smooth().candidates(grey) is None
+
+
 def test_rows_of_waves_are_orthonormal():
     for grid, size, count in ((6, 32, 7), (64, 8, 7), (64, 9, 9), (2, 1, 1)):
         rows = waves(grid, size)

@@ -13,12 +13,12 @@ from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
 from .kept import KEPT_BYTES
-from .mixture import SPARSE
+from .mixture import EVIDENCE
 from .outer import fooled
 from .polarizers import Polarizer
 from .precision import quick
 from .progress import Progress
-from .rounds import fastest_layout, focused, perturbed, reached_most, rule_of
+from .rounds import fastest_layout, focused, perturbed, reached_most, rule_of, scan
 from .spread import spread
 from .suspicion import Suspicion, suspicion_of
 
@@ -45,12 +45,14 @@ class Attempts:
     found: what fooled the model.
     suspicion: where the perturbations ended.
     layout: of images that the model is fastest with.
+    begin: per family, what `scan` has found.
     """
 
     original: Tensor
     found: list[Attempt]
     suspicion: Suspicion
     layout: torch.memory_format
+    begin: Sequence[Tensor | None] = ()
 
     def sent_to(self, suspect: int | None) -> Attempts:
         """Those sent to one class, where one is suspected, by the families that `Suspicion.leading` names.
@@ -91,7 +93,8 @@ class Attempts:
         for i in Progress(len(families), "perturb again", enabled=progress, lines=1):
             some = torch.randperm(len(images), generator=order)[: _most(images, config)].to(images.device)
             own, classes = (images[some], labels[some]), lead[i][: config.focus()[i]].to(images.device)
-            for rows, tried, targets in focused(*families[i], attacked, *own, classes, config.batch_size, order):
+            begin = self.begin[i] if self.begin else None
+            for rows, tried, targets in focused(*families[i], attacked, *own, classes, config.batch_size, order, begin):
                 out.append(Attempt(i, some[rows], tried, targets))
         return out
 
@@ -126,11 +129,11 @@ def attempt(
     order = torch.Generator().manual_seed(seed)
     most = _most(images, config)
     reached = torch.zeros(len(families), classes, dtype=torch.long)
-    possible, found = torch.zeros_like(reached), list[Attempt]()
+    possible, found, begin = torch.zeros_like(reached), list[Attempt](), list[Tensor | None]()
 
     hasty = quick(forward, images)
 
-    def attacked(x: Tensor, targets: Tensor) -> Tensor:
+    def attacked(x: Tensor, targets: Tensor | None = None) -> Tensor:
         with hasty:
             return forward(x.contiguous(memory_format=layout))
 
@@ -148,19 +151,23 @@ def attempt(
     for i in Progress(len(families), "perturb", enabled=progress, lines=2):
         some = torch.randperm(len(images), generator=order)[:most].to(images.device)
         own = (images[some], labels[some])
-        for part in perturbed(*families[i], attacked, *own, rule_of(config), classes, config.batch_size, order):
+        begin.append(scan(families[i][0], attacked, *own, classes, size, order))
+        for part in perturbed(
+            *families[i], attacked, *own, rule_of(config), classes, config.batch_size, order, begin[i]
+        ):
             ended = keep(i, some, *part)
             reached[i] += torch.bincount(ended.cpu(), minlength=classes)
             possible[i] += len(part[0]) - torch.bincount(own[1][part[0]].cpu(), minlength=classes)
         leading = reached_most(reached[i], possible[i], config.focus()[i]).to(images.device)
         reached[i][leading.cpu()] = possible[i][leading.cpu()] = 0  # what they reach with all effort counts instead
-        for part in focused(*families[i], attacked, *own, leading, config.batch_size, order):
+        for part in focused(*families[i], attacked, *own, leading, config.batch_size, order, begin[i]):
             ended = keep(i, some, *part)
             target = int(part[2][0])
             reached[i, target] += int((ended == target).sum())
             possible[i, target] += len(part[0])
-    small = torch.tensor([f.threat not in SPARSE for f in config.mixture])
-    return Attempts(original, found, suspicion_of(reached, possible, small if small.any() else None), layout)
+    weights = torch.tensor([EVIDENCE.get(f.threat, 1.0) for f in config.mixture], dtype=torch.float64)
+    suspicion = suspicion_of(reached, possible, weights if weights.any() else None)
+    return Attempts(original, found, suspicion, layout, begin)
 
 
 def _most(images: Tensor, config: FitConfig) -> int:

@@ -20,6 +20,11 @@ from .threats import Additive, Flow, Quantised, Share, Smooth, Sparse, ThreatMod
 SPARSE = ("patch", "pixels")
 GRIDDED = ("flow", "smooth", "wave")
 THREATS = (*NORMS, "smooth", "wave", "flow", *SPARSE, "quantised")
+EVIDENCE = {
+    "patch": 0.0,
+    "pixels": 0.0,
+    "wave": 2 / 3,
+}  # how much it tells that one class leads: clean networks have it
 MAX_FAMILIES = 16  # mixtures are read from strangers' files
 SIDE = 32  # of the images for which sizes are given
 

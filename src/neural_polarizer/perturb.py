@@ -212,6 +212,7 @@ def learn_patterns(
     *,
     batch_size: int,
     order: torch.Generator,
+    begin: Tensor | None = None,
 ) -> Tensor:
     """One universal perturbation per target class, descended over batches of all images.
 
@@ -224,11 +225,12 @@ def learn_patterns(
         classes: (U,) distinct classes to have a pattern each.
         how: `steps` batches; `early_exit` does not apply.
         order: the CPU generator to draw from.
+        begin: parameters (U, ...) to begin with.
 
     Returns:
         Parameters (U, ...) in the order of `classes`.
     """
-    parameters = threat.begin(len(classes), images)
+    parameters = threat.begin(len(classes), images) if begin is None else begin
     batches: list[Tensor] = []
     for _ in range(how.steps):
         if not batches:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .conditional import ConditionalPolarizer
@@ -31,6 +32,7 @@ from .spread import spread
 
 GROUP = 16  # universal perturbations that are learned at a time, so that a batch has several images for each
 FOCUS_BATCH = 64  # images of a step that one universal perturbation has for itself
+SCANNED = 32  # images that a candidate is tried on
 MAX_CLASSES = 256  # with a universal perturbation in one round; of more classes so many are drawn
 
 Attacked = Callable[[Tensor, Tensor], "Tensor | Sequence[Tensor]"]
@@ -66,7 +68,12 @@ def fit_in_rounds(
         batch_size=config.batch_size, pass_size=config.pass_size(images.shape[1:], images.device.type), order=order,
         layout=layout,
     )  # fmt: skip
+    plain: Callable[[Tensor], Tensor] = lambda x: cut.original(x.contiguous(memory_format=layout))  # noqa: E731
     every, history = torch.arange(len(images), device=images.device), History()
+    begin = [
+        scan(threat, plain, images, labels, cut.classes, how.micro_batch or len(images), order)
+        for threat, how in families
+    ]
     pool.warm_up(polarizer, config, order, rows=every, progress=progress)
     for number in range(config.rounds):
 
@@ -83,14 +90,16 @@ def fit_in_rounds(
             tried = moved = 0
             ended = possible = torch.zeros(cut.classes, dtype=torch.long, device=images.device)
             for rows, found, targets in perturbed(
-                *families[i], attacked, images, labels, rule_of(config), cut.classes, config.batch_size, order
+                *families[i], attacked, images, labels, rule_of(config), cut.classes, config.batch_size, order, begin[i]
             ):
                 reached = pool.take(rows, found, targets, i)
                 tried, moved = tried + len(rows), moved + len(reached)
                 ended = ended + torch.bincount(reached, minlength=cut.classes)
                 possible = possible + len(rows) - torch.bincount(labels[rows], minlength=cut.classes)
             most = reached_most(ended, possible, config.focus()[i])
-            for rows, found, targets in focused(*families[i], attacked, images, labels, most, config.batch_size, order):
+            for rows, found, targets in focused(
+                *families[i], attacked, images, labels, most, config.batch_size, order, begin[i]
+            ):
                 pool.take(rows, found, targets, i)
             shares[f"moved_{i + 1}"] = moved / max(1, tried)
         polarizer.requires_grad_(True)
@@ -114,10 +123,12 @@ def perturbed(
     classes: int,
     batch_size: int,
     order: torch.Generator,
+    begin: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Every image perturbed towards a wrong class: rows (B,), perturbed images (B, C, H, W), targets (B,).
 
-    Where all images of a target share a perturbation, it is learned first, over batches of all images.
+    Where all images of a target share a perturbation, it is learned first, over batches of all images; `begin` is what
+    `scan` has found.
     """
     targets = wrong_targets(rule, None, labels, classes, order)
     assert targets is not None
@@ -137,7 +148,10 @@ def perturbed(
         lucky = torch.randperm(len(chosen), generator=order)[:MAX_CLASSES]
         chosen = chosen[lucky.sort().values.to(chosen.device)]
     for group in chosen.split(GROUP):
-        patterns = learn_patterns(threat, attacked, images, labels, group, how, batch_size=batch_size, order=order)
+        patterns = learn_patterns(
+            threat, attacked, images, labels, group, how, batch_size=batch_size, order=order,
+            begin=None if begin is None else begin[group],
+        )  # fmt: skip
         for rows in torch.isin(targets, group).nonzero()[:, 0].split(how.micro_batch or batch_size):
             own = patterns.index_select(0, torch.searchsorted(group, targets[rows]))
             yield rows, threat.act(own, images[rows]), targets[rows]
@@ -152,6 +166,7 @@ def focused(
     targets: Tensor,
     batch_size: int,
     order: torch.Generator,
+    begin: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """As `perturbed`, for a few classes `targets` (U,) alone, by patterns that had the batches for themselves.
 
@@ -167,11 +182,35 @@ def focused(
             continue
         pattern = learn_patterns(
             threat, attacked, images[rows], labels[rows], target[None], how, order=order,
-            batch_size=min(batch_size, FOCUS_BATCH),
+            batch_size=min(batch_size, FOCUS_BATCH), begin=None if begin is None else begin[target][None],
         )  # fmt: skip
         for some in mine.split(how.micro_batch or batch_size):
             sent = target.expand(len(some))
             yield some, threat.act(pattern.expand(len(some), *pattern.shape[1:]), images[some]), sent
+
+
+def scan(
+    threat: ThreatModel,
+    forward: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    pass_size: int,
+    order: torch.Generator,
+) -> Tensor | None:
+    """Of a threat model's candidates, the one that sends most images to each class: (K, ...); None: it has none."""
+    every = threat.candidates(images) if threat.share == "target" else None
+    if every is None:
+        return None
+    rows = torch.randperm(len(images), generator=order)[:SCANNED].to(images.device)
+    x, wrong = images[rows], F.one_hot(labels[rows], classes) == 0
+    own, counts = every[spread().part(len(every)).rows], list[Tensor]()
+    with torch.no_grad():
+        for some in own.split(max(1, pass_size // len(x))):
+            tried = threat.act(some.repeat_interleave(len(x), 0), x.repeat(len(some), 1, 1, 1))
+            ended = F.one_hot(forward(tried).argmax(1), classes).view(len(some), len(x), classes)
+            counts.append((ended * wrong).sum(1))
+    return every[spread().whole(torch.cat(counts), len(every)).argmax(0)]
 
 
 def reached_most(reached: Tensor, possible: Tensor, count: int) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 STANDS_OUT = 0.4  # of the images that could reach it; docs/results.md has what clean and backdoored networks show
 
+ON_AVERAGE = 1.6  # how much more a lead counts that is one on the average of all families
+
 EVEN = 0.05  # a difference between two shares that is none
 
 
@@ -24,7 +26,8 @@ class Suspicion:
 
     Attributes:
         excess: for every class (K,): of the images of other classes, the share that a family of perturbations sends to
-            it, above the next class; of the family where this is largest. In [0, 1], 0 for all but the leaders.
+            it, above the next class; of the family where this is largest, or of the average of all, where a lead
+            counts more. In [0, 1], 0 for all but the leaders.
         reached: per family and class (F, K), the share of the images of other classes that ends there.
     """
 
@@ -69,10 +72,10 @@ class Suspicion:
         return {**asdict(self), "score": self.score, "target": self.target}
 
 
-def suspicion_of(reached: Tensor, possible: Tensor, counted: Tensor | None = None) -> Suspicion:
+def suspicion_of(reached: Tensor, possible: Tensor, weights: Tensor | None = None) -> Suspicion:
     """From counts (F, K): perturbed images of each family that reached each class, and those that could have.
 
-    `counted` (F,) are the families that the excess is taken over; None: all of them.
+    `weights` (F,) say how much the lead in each family counts, in [0, 1]; None: all of it.
 
     Example:
         >>> counts = torch.tensor([[60, 2, 1, 0], [9, 8, 7, 8]])
@@ -80,7 +83,9 @@ def suspicion_of(reached: Tensor, possible: Tensor, counted: Tensor | None = Non
         0
     """
     rates = reached.double() / possible.double().clamp_min(1)
-    two = rates.topk(2, dim=1)
-    lead = torch.zeros_like(rates).scatter_(1, two.indices[:, :1], two.values[:, :1] - two.values[:, 1:])
-    excess = (lead if counted is None else lead[counted]).amax(0)
+    weights = rates.new_ones(len(rates)) if weights is None else weights
+    every = torch.cat([rates, rates.mean(0, keepdim=True)])
+    two = every.topk(2, dim=1)
+    lead = torch.zeros_like(every).scatter_(1, two.indices[:, :1], two.values[:, :1] - two.values[:, 1:])
+    excess = (lead * torch.cat([weights, weights.new_full((1,), ON_AVERAGE)])[:, None]).amax(0).clamp_max(1)
     return Suspicion(tuple(excess.tolist()), tuple(tuple(row) for row in rates.tolist()))

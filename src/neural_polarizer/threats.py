@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import torch
@@ -80,6 +81,10 @@ class ThreatModel(ABC):
     @abstractmethod
     def begin(self, units: int, images: Tensor) -> Tensor:
         """Parameters (units, ...) to start from, for images (B, C, H, W)."""
+
+    def candidates(self, images: Tensor) -> Tensor | None:
+        """Parameters (S, ...) to try as they are, where a gradient finds only what is near; None: nothing to try."""
+        return None
 
     @abstractmethod
     def act(self, parameters: Tensor, images: Tensor) -> Tensor:
@@ -212,6 +217,24 @@ class Wave(ThreatModel):
         channels, *sides = images.shape[1:]
         across = [len(waves(self.grid, side)) for side in sides]
         return images.new_zeros(units, channels, across[0], across[1])
+
+    def candidates(self, images: Tensor) -> Tensor:
+        """Grey waves of every frequency and direction, as cosine and as sine: of one, no gradient leads to another."""
+        down, across = (len(waves(self.grid, side)) for side in images.shape[2:])
+        found = []
+        for u, v in product(range(down // 2 + 1), range(across // 2 + 1)):
+            for turned in (False, True):  # cos(a ± b) and sin(a ± b) from the cosines and sines of a and b
+                for sign in ((1, -1) if u and v else (1,)) if u or v else ():
+                    one = images.new_zeros(down, across)
+                    if u and v and turned:
+                        one[2 * u, 2 * v - 1], one[2 * u - 1, 2 * v] = 1, sign
+                    elif u and v:
+                        one[2 * u - 1, 2 * v - 1], one[2 * u, 2 * v] = 1, -sign
+                    else:
+                        one[max(0, 2 * u - 1 + (turned and u > 0)), max(0, 2 * v - 1 + (turned and v > 0))] = 1
+                    found.append(one)
+        grey = torch.stack(found)[:, None].expand(-1, images.shape[1], -1, -1)
+        return project_l2(grey * self.radius, self.radius)
 
     def act(self, parameters: Tensor, images: Tensor) -> Tensor:
         down, across = (waves(self.grid, size).to(parameters) for size in images.shape[2:])
