@@ -229,7 +229,7 @@ def test_suspicion_is_what_stands_out_in_any_family():
     assert found.target == 3
     assert found.score == pytest.approx(40 / 80)
     assert found.to_dict()["excess"][0] == 0
-    assert suspicion_of(odd, torch.full((3, 5), 80), torch.tensor([1.0, 0.5, 1.0])).target is None
+    assert suspicion_of(odd, torch.full((3, 5), 80), torch.tensor([True, False, True])).target is None
 
 
 def test_suspicion_is_also_a_lead_on_average():

@@ -62,7 +62,7 @@ def test_there_and_back_as_json():
         ([{}] * (MAX_FAMILIES + 1), "at most 16"), ([3], "wanted an object"), (["l2"], "wanted an object"),
         ([{"threat": "l3"}], "threat: found 'l3'"), ([{"radius": 0}], "radius"), ([{"radius": math.inf}], "radius"),
         ([{"radius": math.nan}], "radius"), ([{"radius": 10**400}], "radius"), ([{"radius": "1"}], "radius"),
-        ([{"radius": True}], "radius"), ([{"steps": 10**9}], "steps"), ([{"steps": 1.5}], "steps"), ([{"step": -1}], "step"),
+        ([{"radius": True}], "radius"), ([{"steps": 10**9}], "steps"), ([{"steps": 1.5}], "steps"), ([{"threat": "wave", "steps": 0}], "steps"), ([{"step": -1}], "step"),
         ([{"threat": "flow", "grid": 1}], "grid"), ([{"threat": "flow", "grid": 10**6}], "grid"), ([{"grid": 8}], "for 'l2'"),
         ([{"share": []}], "share"), ([{"focus": -1}], "focus"), ([{"threat": "quantised", "radius": 1}], "radius"),
         ([{"focus": 2}], "focus: found 2 for share 'sample'"), ([{"rule": None}], "rule"), ([{"name": "x"}], "wanted an object"), ([{3: 3}], "wanted an object"),

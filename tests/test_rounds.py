@@ -519,7 +519,7 @@ def test_the_best_of_what_can_be_tried_for_each_class():
 
 
 def test_patterns_begin_with_what_was_found(monkeypatch):
-    """In the first families of a fit and in those of `attempt` alike; a step of no length leaves them there."""
+    """In the first families of a fit and in those of `attempt` alike; without a step they stay there."""
     begun, learn = [], rounds_room.learn_patterns
 
     def watched(threat, *args, begin=None, **kwargs):
@@ -527,7 +527,7 @@ def test_patterns_begin_with_what_was_found(monkeypatch):
         return learn(threat, *args, begin=begin, **kwargs)
 
     monkeypatch.setattr(rounds_room, "learn_patterns", watched)
-    family = Family(threat="wave", radius=4.0, share="target", steps=1, step=1e-9, focus=1)
+    family = Family(threat="wave", radius=4.0, share="target", steps=0, focus=1)
     quick(config=replace(QUICK, mixture=(family, Family(share="target", steps=1))))
     waves, ball = [b for b in begun if b is not None], [b for b in begun if b is None]
     assert [len(b) for b in waves] == [CLASSES, 1]

@@ -13,7 +13,7 @@ from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
 from .kept import KEPT_BYTES
-from .mixture import EVIDENCE
+from .mixture import SPARSE
 from .outer import fooled
 from .polarizers import Polarizer
 from .precision import quick
@@ -165,8 +165,8 @@ def attempt(
             target = int(part[2][0])
             reached[i, target] += int((ended == target).sum())
             possible[i, target] += len(part[0])
-    weights = torch.tensor([EVIDENCE.get(f.threat, 1.0) for f in config.mixture], dtype=torch.float64)
-    suspicion = suspicion_of(reached, possible, weights if weights.any() else None)
+    small = torch.tensor([f.threat not in SPARSE for f in config.mixture])
+    suspicion = suspicion_of(reached, possible, small if small.any() else None)
     return Attempts(original, found, suspicion, layout, begin)
 
 

@@ -20,11 +20,6 @@ from .threats import Additive, Flow, Quantised, Share, Smooth, Sparse, ThreatMod
 SPARSE = ("patch", "pixels")
 GRIDDED = ("flow", "smooth", "wave")
 THREATS = (*NORMS, "smooth", "wave", "flow", *SPARSE, "quantised")
-EVIDENCE = {
-    "patch": 0.0,
-    "pixels": 0.0,
-    "wave": 2 / 3,
-}  # how much it tells that one class leads: clean networks have it
 MAX_FAMILIES = 16  # mixtures are read from strangers' files
 SIDE = 32  # of the images for which sizes are given
 
@@ -41,7 +36,7 @@ class Family:
             sizes it stays the same share of the image, except that patches and pixels do not become fewer on smaller
             ones, and tones are as many on all.
         share: one per "sample", per "batch", or universal, per "target" class.
-        steps: gradient steps; for share "target" each is on another batch.
+        steps: gradient steps; for share "target" each is on another batch, and none leaves a wave as `scan` found it.
         focus: for share "target": the classes that it reaches most, so many of them, get a pattern each that as many
             steps on batches of its own have found. Where a backdoor is, such a pattern comes close to its trigger.
         step: their length in radii; of a patch and of pixels, in lengths of one that turns from black to white; of what
@@ -74,7 +69,8 @@ class Family:
             check_number(name, getattr(self, name), above=0, most=1e6)
         if self.threat == "quantised":
             check_number("radius", self.radius, least=2)
-        check_number("steps", self.steps, least=1, most=10_000, whole=True)
+        scanned = self.threat == "wave" and self.share == "target"
+        check_number("steps", self.steps, least=0 if scanned else 1, most=10_000, whole=True)
         check_number("focus", self.focus, least=0, most=1000, whole=True)
         if self.focus and self.share != "target":
             raise InputError(f"focus: found {self.focus} for share {self.share!r}, wanted it for 'target' alone")

@@ -72,10 +72,10 @@ class Suspicion:
         return {**asdict(self), "score": self.score, "target": self.target}
 
 
-def suspicion_of(reached: Tensor, possible: Tensor, weights: Tensor | None = None) -> Suspicion:
+def suspicion_of(reached: Tensor, possible: Tensor, counted: Tensor | None = None) -> Suspicion:
     """From counts (F, K): perturbed images of each family that reached each class, and those that could have.
 
-    `weights` (F,) say how much the lead in each family counts, in [0, 1]; None: all of it.
+    `counted` (F,) are the families of which one alone may tell; None: all of them.
 
     Example:
         >>> counts = torch.tensor([[60, 2, 1, 0], [9, 8, 7, 8]])
@@ -83,9 +83,11 @@ def suspicion_of(reached: Tensor, possible: Tensor, weights: Tensor | None = Non
         0
     """
     rates = reached.double() / possible.double().clamp_min(1)
-    weights = rates.new_ones(len(rates)) if weights is None else weights
     every = torch.cat([rates, rates.mean(0, keepdim=True)])
     two = every.topk(2, dim=1)
     lead = torch.zeros_like(every).scatter_(1, two.indices[:, :1], two.values[:, :1] - two.values[:, 1:])
-    excess = (lead * torch.cat([weights, weights.new_full((1,), ON_AVERAGE)])[:, None]).amax(0).clamp_max(1)
+    lead[-1] *= ON_AVERAGE
+    if counted is not None:
+        lead[:-1][~counted] = 0
+    excess = lead.amax(0).clamp_max(1)
     return Suspicion(tuple(excess.tolist()), tuple(tuple(row) for row in rates.tolist()))
