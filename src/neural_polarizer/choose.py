@@ -244,20 +244,22 @@ class Chooser:
     def suspect_alone(self, method: str, strengths: Sequence[float]) -> int | None:
         """The class whose perturbed images, alone, can be stopped far better than all of them.
 
-        Tried where all of them were stopped best, whatever it cost.
+        Tried where all of them were stopped best, whatever it cost. One that keeps the budget comes first; and the one
+        that is reached most, unless another is better by more than luck.
         """
         done = [i for i, t in enumerate(self.trials) if not t.error]
         leader = max(done, key=lambda i: self.trials[i].score, default=None)
         if leader is None or ALONE * self.trials[leader].score > 1:  # no score is larger
             return None
-        cut, whole, scores = self.taken(leader).cut, self.trials[leader].score, {}
+        cut, whole, tried = self.taken(leader).cut, self.trials[leader].score, dict[int, Trial]()
         for suspect in self._every.reached_most(SUSPECTS):
             self.suspect = suspect
             if self._every.sent_to(suspect).found:
-                scores[suspect] = self.trial(cut, self.pool(cut), method, strengths[len(strengths) // 2]).score
+                tried[suspect] = self.trial(cut, self.pool(cut), method, strengths[len(strengths) // 2])
         self.suspect = None
-        best = max(scores, key=lambda c: scores[c], default=None)
-        return best if best is not None and scores[best] >= max(SURE, ALONE * whole) else None
+        stopped = [c for c, t in tried.items() if t.score >= max(SURE, ALONE * whole)]
+        luck = {c: place * LUCK / len(self.held) ** 0.5 for place, c in enumerate(tried)}
+        return max(stopped, key=lambda c: (tried[c].within_budget, tried[c].score - luck[c]), default=None)
 
     def look_again(self, pool: Pool, place: int, strengths: Sequence[float]) -> None:
         """Add what fools both the original model and the best polarizer, judge that one by it, and fit once more."""
