@@ -28,6 +28,7 @@ from neural_polarizer.mixture import Family
 from neural_polarizer.perturb import learn_patterns
 from neural_polarizer.precision import quick
 from neural_polarizer.rounds import FOCUS_BATCH, fastest_layout, scan
+from neural_polarizer.spread import rows_of
 
 ROOT = Path(__file__).parent.parent
 JUDGED = 128  # images of other classes that a pattern is tried on
@@ -45,18 +46,18 @@ def rates(model: nn.Module, images: Tensor, labels: Tensor, family: Family, clas
     forward: Callable[[Tensor], Tensor] = lambda x: logits_of(view(x))  # noqa: E731
     layout, hasty = fastest_layout(forward, images), quick(forward, images)
 
-    def attacked(x: Tensor, _: Tensor) -> Tensor:
+    def attacked(x: Tensor, _: Tensor | None = None) -> Tensor:
         with hasty:
             return forward(x.contiguous(memory_format=layout))
 
     threat, how, out = family.threat_model(images.shape[1:]), family.descent(images.shape[1:]), []
     first = torch.Generator().manual_seed(0)
-    begin = scan(threat, lambda x: attacked(x, x), images, labels, classes, FOCUS_BATCH, first)
+    begin = scan(threat, attacked, images, labels, classes, FOCUS_BATCH, first)
     for target in range(classes):
         order, rows = torch.Generator().manual_seed(target), (labels != target).nonzero()[:, 0]
         pattern = learn_patterns(
             threat, attacked, images[rows], labels[rows], torch.tensor([target]), how, batch_size=FOCUS_BATCH,
-            order=order, begin=None if begin is None else begin[[target]],
+            order=order, begin=rows_of(begin, torch.tensor([target])),
         )  # fmt: skip
         some = rows[torch.randperm(len(rows), generator=order)[:JUDGED]]
         with torch.no_grad():

@@ -145,6 +145,7 @@ class Chooser:
         self._config, self._start, self._budget = config, start, max_accuracy_drop
         self._seed, self._progress = seed, progress
         self.held, self._rows = (rows.to(images.device) for rows in held_back(len(images), seed))
+        self._luck = LUCK / len(self.held) ** 0.5
         self._every, self._original = attempts, attempts.original
         self.suspect, self.look, self._looked = attempts.suspicion.target, 1, -1
         self.trials: list[Trial] = []
@@ -225,12 +226,10 @@ class Chooser:
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
 
-        luck = LUCK / len(self.held) ** 0.5
-
         def worth(i: int) -> tuple[bool, bool, int, float]:
             t = self.trials[i]
-            handicap = luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST]))
-            handicap += max(MARGIN, luck) * ((t.method != "npd") + (t.look > 1 and i != self._looked))
+            handicap = self._luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST]))
+            handicap += max(MARGIN, self._luck) * ((t.method != "npd") + (t.look > 1 and i != self._looked))
             return t.within_budget, t.suspect == self.suspect, t.look, t.score - handicap
 
         return max(places, key=worth, default=None)
@@ -258,7 +257,7 @@ class Chooser:
                 tried[suspect] = self.trial(cut, self.pool(cut), method, strengths[len(strengths) // 2])
         self.suspect = None
         stopped = [c for c, t in tried.items() if t.score >= max(SURE, ALONE * whole)]
-        luck = {c: place * LUCK / len(self.held) ** 0.5 for place, c in enumerate(tried)}
+        luck = {c: place * self._luck for place, c in enumerate(tried)}
         return max(stopped, key=lambda c: (tried[c].within_budget, tried[c].score - luck[c]), default=None)
 
     def look_again(self, pool: Pool, place: int, strengths: Sequence[float]) -> None:
@@ -400,27 +399,28 @@ def choose(
     )  # fmt: skip
     first_method = "npd" if method == "auto" else method
 
+    cuts, refused = list[Cut](), ""
+    for name in names:
+        try:
+            cuts.append(make_cut(model, name, images[:2], capture))
+        except InputError as error:
+            if layer != "auto":
+                raise
+            refused = str(error)
+    if not cuts:
+        raise InputError(f"layer: none of {', '.join(names)} can be cut ({refused}); name another one")
+
     def search() -> tuple[Cut, Pool]:
         """Climb at every layer; the cut and the pool of the best trial."""
         leader: tuple[Cut, Pool] | None = None
-        refused = ""
-        bar = Progress(len(names), "layers", enabled=progress)
+        bar = Progress(len(cuts), "layers", enabled=progress)
         for at in bar:
-            try:
-                cut = make_cut(model, names[at], images[:2], capture)
-            except InputError as error:
-                if layer != "auto":
-                    raise
-                refused = str(error)
-                continue
-            pool = chooser.pool(cut)
-            best = chooser.best()
-            chooser.climb(cut, pool, first_method, strengths)
+            pool, best = chooser.pool(cuts[at]), chooser.best()
+            chooser.climb(cuts[at], pool, first_method, strengths)
             if leader is None or chooser.best() != best:
-                leader = cut, pool
-            bar.note(f"{cut.layer}: {chooser.trials[-1].repaired:.2f} repaired")
-        if leader is None:
-            raise InputError(f"layer: none of {', '.join(names)} can be cut ({refused}); name another one")
+                leader = cuts[at], pool
+            bar.note(f"{cuts[at].layer}: {chooser.trials[-1].repaired:.2f} repaired")
+        assert leader is not None
         return leader
 
     cut, pool = search()

@@ -168,17 +168,17 @@ def descend(
             leave = how.early_exit if step else None
             hope, first = False, list[Tensor]()  # the descent seems to end here: gradients only if it does not
             for part in parts:
-                with torch.set_grad_enabled(not (hope and told)):
+                with torch.set_grad_enabled(not hope):
                     views = look(part)
-                now = torch.stack([z.argmax(1) for z in views])
-                reached = torch.cat([*told, ((now == targets[part]) != away).all(0)])
-                if leave is not None and at_once and not told:
-                    hope, first = bool(reached.double().mean() >= leave), views
-                told = [reached]
+                if leave is not None:
+                    now = torch.stack([z.argmax(1) for z in views])
+                    told.append(((now == targets[part]) != away).all(0))
+                    if at_once and part is parts[0]:
+                        hope, first = bool(told[0].double().mean() >= leave), views
                 if not hope:
                     gradients.append(slope(views, part))
             if leave is not None:
-                done = done | (_mean_over_all(told[0]) >= leave)
+                done = done | (_mean_over_all(torch.cat(told)) >= leave)
                 if at_once and done:
                     seen = True
                     break

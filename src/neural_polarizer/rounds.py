@@ -28,7 +28,7 @@ from .polarizers import Polarizer
 from .pool import Pool
 from .precision import quick
 from .progress import Progress
-from .spread import spread
+from .spread import rows_of, spread
 
 GROUP = 16  # universal perturbations that are learned at a time, so that a batch has several images for each
 FOCUS_BATCH = 64  # images of a step that one universal perturbation has for itself
@@ -63,17 +63,14 @@ def fit_in_rounds(
     order = torch.Generator().manual_seed(seed)
     families, layout = config.families(images.shape[1:], images.device.type), fastest_layout(cut.original, images)
     conditional, hasty = isinstance(polarizer, ConditionalPolarizer), quick(cut.original, images)
+    size = config.pass_size(images.shape[1:], images.device.type)
     pool = Pool(
         cut, images, labels, original, views=config.views, copies=len(images) * config.copies() * config.rounds,
-        batch_size=config.batch_size, pass_size=config.pass_size(images.shape[1:], images.device.type), order=order,
-        layout=layout,
+        batch_size=config.batch_size, pass_size=size, order=order, layout=layout,
     )  # fmt: skip
     plain: Callable[[Tensor], Tensor] = lambda x: cut.original(x.contiguous(memory_format=layout))  # noqa: E731
     every, history = torch.arange(len(images), device=images.device), History()
-    begin = [
-        scan(threat, plain, images, labels, cut.classes, how.micro_batch or len(images), order)
-        for threat, how in families
-    ]
+    begin = [scan(threat, plain, images, labels, cut.classes, size, order) for threat, _ in families]
     pool.warm_up(polarizer, config, order, rows=every, progress=progress)
     for number in range(config.rounds):
 
@@ -150,7 +147,7 @@ def perturbed(
     for group in chosen.split(GROUP):
         patterns = learn_patterns(
             threat, attacked, images, labels, group, how, batch_size=batch_size, order=order,
-            begin=None if begin is None else begin[group],
+            begin=rows_of(begin, group),
         )  # fmt: skip
         for rows in torch.isin(targets, group).nonzero()[:, 0].split(how.micro_batch or batch_size):
             own = patterns.index_select(0, torch.searchsorted(group, targets[rows]))
@@ -182,7 +179,7 @@ def focused(
             continue
         pattern = learn_patterns(
             threat, attacked, images[rows], labels[rows], target[None], how, order=order,
-            batch_size=min(batch_size, FOCUS_BATCH), begin=None if begin is None else begin[target][None],
+            batch_size=min(batch_size, FOCUS_BATCH), begin=rows_of(begin, target[None]),
         )  # fmt: skip
         for some in mine.split(how.micro_batch or batch_size):
             sent = target.expand(len(some))

@@ -220,21 +220,19 @@ class Wave(ThreatModel):
 
     def candidates(self, images: Tensor) -> Tensor:
         """Grey waves of every frequency and direction, as cosine and as sine: of one, no gradient leads to another."""
-        down, across = (len(waves(self.grid, side)) for side in images.shape[2:])
         found = []
-        for u, v in product(range(down // 2 + 1), range(across // 2 + 1)):
-            for turned in (False, True):  # cos(a ± b) and sin(a ± b) from the cosines and sines of a and b
-                for sign in ((1, -1) if u and v else (1,)) if u or v else ():
-                    one = images.new_zeros(down, across)
-                    if u and v and turned:
-                        one[2 * u, 2 * v - 1], one[2 * u - 1, 2 * v] = 1, sign
-                    elif u and v:
-                        one[2 * u - 1, 2 * v - 1], one[2 * u, 2 * v] = 1, -sign
-                    else:
-                        one[max(0, 2 * u - 1 + (turned and u > 0)), max(0, 2 * v - 1 + (turned and v > 0))] = 1
-                    found.append(one)
-        grey = torch.stack(found)[:, None].expand(-1, images.shape[1], -1, -1)
+        for a, b in product(*(self._cosine_and_sine(images, side) for side in images.shape[2:])):
+            (cos_a, sin_a), (cos_b, sin_b) = a, b
+            signs = (1, -1) if sin_a.any() and sin_b.any() else (1,)
+            found += [torch.outer(cos_a, cos_b) - sign * torch.outer(sin_a, sin_b) for sign in signs]  # cos(a ± b)
+            found += [torch.outer(sin_a, cos_b) + sign * torch.outer(cos_a, sin_b) for sign in signs]  # sin(a ± b)
+        grey = torch.stack(found[2:])[:, None].expand(-1, images.shape[1], -1, -1)  # the first two do not wave
         return project_l2(grey * self.radius, self.radius)
+
+    def _cosine_and_sine(self, images: Tensor, side: int) -> list[tuple[Tensor, Tensor]]:
+        """Of every frequency along a side, which rows of `waves` are they; the constant is the cosine of none."""
+        rows = torch.eye(len(waves(self.grid, side)), dtype=images.dtype, device=images.device)
+        return [(rows[0], 0 * rows[0]), *zip(rows[1::2], rows[2::2], strict=True)]
 
     def act(self, parameters: Tensor, images: Tensor) -> Tensor:
         down, across = (waves(self.grid, size).to(parameters) for size in images.shape[2:])
