@@ -16,6 +16,7 @@ from .history import History
 from .kept import Kept
 from .outer import Outer, batches, warm_up
 from .polarizers import Polarizer
+from .precision import quick
 from .progress import Progress
 from .spread import rows_of, spread
 from .views import moved_and_mirrored
@@ -72,7 +73,7 @@ class Pool:
         self._kept = Kept(
             cut, images[:1].contiguous(memory_format=layout), len(images) * (1 + views) + copies, pass_size
         )
-        said, mirror = [original], views > 0 and self._bears_a_mirror(images)
+        said, mirror = [original], views > 0 and self._bears_a_mirror(cut, images, pass_size)
         for number in range(1 + views):
             own = []
             for batch in images.split(batch_size):
@@ -87,10 +88,12 @@ class Pool:
     def _look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         return self._kept.look(images.contiguous(memory_format=self._layout))
 
-    def _bears_a_mirror(self, images: Tensor) -> bool:
+    def _bears_a_mirror(self, cut: Cut, images: Tensor, pass_size: int) -> bool:
         """Whether the original model takes mirrored images for what they are: what it never saw is no view to keep."""
-        logits = torch.cat([self._look(batch.flip(-1))[0] for batch in images.split(self._batch)])
-        return float((logits.argmax(1) == self.predictions).double().mean()) >= SAME_IN_A_MIRROR
+        with quick(cut.original, images), torch.no_grad():
+            mirrored = (batch.flip(-1).contiguous(memory_format=self._layout) for batch in images.split(pass_size))
+            seen = torch.cat([cut.original(batch).argmax(1) for batch in mirrored])
+        return float((seen == self.predictions).double().mean()) >= SAME_IN_A_MIRROR
 
     def take(self, rows: Tensor, found: Tensor, targets: Tensor, family: int = 0) -> Tensor:
         """Keep those perturbed images `found` (B, C, H, W) of the clean ones `rows` (B,) that work.

@@ -68,9 +68,13 @@ def fit_in_rounds(
         cut, images, labels, original, views=config.views, copies=len(images) * config.copies() * config.rounds,
         batch_size=config.batch_size, pass_size=size, order=order, layout=layout,
     )  # fmt: skip
-    plain: Callable[[Tensor], Tensor] = lambda x: cut.original(x.contiguous(memory_format=layout))  # noqa: E731
     every, history = torch.arange(len(images), device=images.device), History()
-    begin = [scan(threat, plain, images, labels, cut.classes, size, order) for threat, _ in families]
+
+    def hastily(x: Tensor) -> Tensor:
+        with hasty:
+            return cut.original(x.contiguous(memory_format=layout))
+
+    begin = [scan(threat, hastily, images, labels, cut.classes, size, order) for threat, _ in families]
     pool.warm_up(polarizer, config, order, rows=every, progress=progress)
     for number in range(config.rounds):
 
