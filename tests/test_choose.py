@@ -336,9 +336,9 @@ def test_a_second_look_adds_what_still_passes(small, monkeypatch):
     monkeypatch.setattr(FitConfig, "in_rounds", classmethod(lambda cls, **options: changed(whole, **options)))
     monkeypatch.setattr(room, "attempt", lambda *a, **k: replace(attempt(*a, **k), suspicion=everywhere(2, 2)))
 
-    def watched(self, cut, pool, *args):
+    def watched(self, cut, pool, *args, **kwargs):
         sizes.append((self.look, len(pool.copies.of)))
-        return trial(self, cut, pool, *args)
+        return trial(self, cut, pool, *args, **kwargs)
 
     monkeypatch.setattr(room.Chooser, "trial", watched)
     choice = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0).choice
@@ -359,6 +359,32 @@ def test_r_cnpd_must_be_worth_a_second_tail(small, monkeypatch):
 
         monkeypatch.setattr(room.Chooser, "judged", led)
         assert auto(lively("skips"), layer="block", max_accuracy_drop=1.0).method == wanted
+
+
+@pytest.mark.parametrize("suspected", [True, False])
+def test_where_a_class_is_suspected_the_best_is_fitted_once_more_for_twice_as_many_steps(small, monkeypatch, suspected):
+    """It is taken where that is worth more than luck; a config of the user's keeps its steps."""
+    attempt, judged = room.attempt, room.Chooser.judged
+    where = everywhere(2, len(FitConfig.in_rounds().mixture))
+    where = where if suspected else replace(where, excess=(0.0,) * CLASSES)
+    monkeypatch.setattr(room, "attempt", lambda *a, **k: replace(attempt(*a, **k), suspicion=where))
+    monkeypatch.setattr(room.Chooser, "look_again", lambda *a: None)
+    monkeypatch.setattr(room.Chooser, "suspect_alone", lambda *a: None)
+    for lead, taken in ((0.0, False), (0.4, suspected)):
+
+        def led(self, t, pool, g, lead=lead):
+            return replace(judged(self, t, pool, g), score=0.5 + lead * t.twice, within_budget=True)
+
+        monkeypatch.setattr(room.Chooser, "judged", led)
+        found = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0)
+        longer = [t for t in found.choice.trials if t.twice]
+        assert len(longer) == suspected
+        assert found.choice.trials[found.choice.chosen].twice == taken
+        usual = FitConfig.in_rounds()
+        assert found.config.epochs == (2 if taken else 1) * usual.epochs
+        assert found.config.least_steps == (2 if taken else 1) * usual.least_steps
+    own = auto(lively("skips"), layer="block", method="auto", config=FitConfig.in_rounds(), max_accuracy_drop=1.0)
+    assert not any(t.twice for t in own.choice.trials)
 
 
 @pytest.mark.parametrize(

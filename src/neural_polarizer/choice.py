@@ -31,6 +31,7 @@ class Trial:
             all of them were. Scores of two suspects do not compare.
         look: 1: the perturbed images are those that fool the original model. 2: also those that fool it and the best
             polarizer of the first look; `score` and `repaired` count them.
+        twice: fitted for twice as many steps as the others.
         error: why there is none of this.
     """
 
@@ -45,6 +46,7 @@ class Trial:
     seconds: float = 0.0
     suspect: int | None = None
     look: int = 1
+    twice: bool = False
     error: str = ""
 
 

@@ -41,7 +41,7 @@ MOST_CHANNELS = 2048  # of a candidate layer
 LATE = 3  # candidate layers, from the end
 LOST_FREELY, OUT_OF = 2, 16  # held-back images, of at least so many: they tell nothing; of fewer, one
 SUSPECTS = 2  # classes that are tried alone where none stands out
-SURE, ALONE = 0.3, 2.0  # the least score with which one is taken, and how many times that of all perturbed images it is
+SURE = 0.3  # the least score with which one is taken
 MARGIN = 0.02  # of the score, by which r-CNPD must be better than NPD: it runs the tail twice
 LUCK = 0.25  # over the root of the images that judge: by so much of the score anything may be better by chance
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
@@ -183,9 +183,10 @@ class Chooser:
             if self.trial(cut, pool, method, STRENGTHS[at]).within_budget != (step > 0):
                 break
 
-    def trial(self, cut: Cut, pool: Pool, method: str, strength: float) -> Trial:
-        """Fit and judge one polarizer."""
-        config = self._config
+    def trial(self, cut: Cut, pool: Pool, method: str, strength: float, twice: bool = False) -> Trial:
+        """Fit and judge one polarizer; `twice`: for twice as many steps."""
+        config, times = self._config, 1 + twice
+        config = replace(config, epochs=times * config.epochs, least_steps=times * config.least_steps)
         if strength != config.lambda_asr:
             config = replace(config, lambda_ce=strength, lambda_max=strength, lambda_asr=strength)
         started, chosen = time.perf_counter(), None
@@ -193,10 +194,10 @@ class Chooser:
             polarizer = self._start(method, cut, config)
             order = torch.Generator().manual_seed(self._seed)
             history = pool.fit(polarizer, config, order, rows=self._rows, progress=False)
-            made = self.judged(Trial(cut.layer, method, strength), pool, polarizer)
+            made = self.judged(Trial(cut.layer, method, strength, twice=twice), pool, polarizer)
             chosen = Chosen(polarizer, cut.layer, method, config, history, cut, made)
         except FitDiverged as error:
-            made = Trial(cut.layer, method, strength, error=str(error))
+            made = Trial(cut.layer, method, strength, twice=twice, error=str(error))
         made = replace(made, suspect=self.suspect, look=self.look, seconds=time.perf_counter() - started)
         self.trials.append(made)
         self._kept.append(chosen)
@@ -222,14 +223,14 @@ class Chooser:
 
         Those in the budget come first, or are the only ones; then those that fought what is suspected by now, judged
         by the last look. What costs more, in accuracy on images that nobody has here or in time, must be better by
-        more than luck: each doubling of the strength beyond the first, r-CNPD, and what was fitted on a second look.
+        more than luck: each doubling of the strength beyond the first, r-CNPD, a longer fit, and one on a second look.
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
 
         def worth(i: int) -> tuple[bool, bool, int, float]:
             t = self.trials[i]
             handicap = self._luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST]))
-            handicap += max(MARGIN, self._luck) * ((t.method != "npd") + (t.look > 1 and i != self._looked))
+            handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice + (t.look > 1 and i != self._looked))
             return t.within_budget, t.suspect == self.suspect, t.look, t.score - handicap
 
         return max(places, key=worth, default=None)
@@ -248,7 +249,7 @@ class Chooser:
         """
         done = [i for i, t in enumerate(self.trials) if not t.error]
         leader = max(done, key=lambda i: self.trials[i].score, default=None)
-        if leader is None or ALONE * self.trials[leader].score > 1:  # no score is larger
+        if leader is None:
             return None
         cut, whole, tried = self.taken(leader).cut, self.trials[leader].score, dict[int, Trial]()
         for suspect in self._every.reached_most(SUSPECTS):
@@ -256,9 +257,10 @@ class Chooser:
             if self._every.sent_to(suspect).found:
                 tried[suspect] = self.trial(cut, self.pool(cut), method, strengths[len(strengths) // 2])
         self.suspect = None
-        stopped = [c for c, t in tried.items() if t.score >= max(SURE, ALONE * whole)]
-        luck = {c: place * self._luck for place, c in enumerate(tried)}
-        return max(stopped, key=lambda c: (tried[c].within_budget, tried[c].score - luck[c]), default=None)
+        far_better = min(2 * whole, (1 + whole) / 2)  # or halfway to 1, which is the largest
+        stopped = [c for c, t in tried.items() if t.score >= max(SURE, far_better)]
+        worth = {c: (t.within_budget, t.score - place * self._luck) for place, (c, t) in enumerate(tried.items())}
+        return max(stopped, key=lambda c: worth[c], default=None)
 
     def look_again(self, pool: Pool, place: int, strengths: Sequence[float]) -> None:
         """Add what fools both the original model and the best polarizer, judge that one by it, and fit once more."""
@@ -274,9 +276,9 @@ class Chooser:
         pool.gather()
         self.look, self._looked = 2, place
         self.trials[place] = first.trial = self.judged(replace(trial, look=2), pool, first.polarizer)
-        if not self.trial(first.cut, pool, first.method, trial.strength).within_budget:
+        if not self.trial(first.cut, pool, first.method, trial.strength, trial.twice).within_budget:
             for strength in [s for s in strengths if s < trial.strength][-1:]:
-                self.trial(first.cut, pool, first.method, strength)
+                self.trial(first.cut, pool, first.method, strength, trial.twice)
 
     def verdict(self, cut: Cut, pool: Pool, method: str) -> tuple[Chosen, Choice, Chosen | None]:
         """What `choose` returns, where `cut` and `pool` are those of the best trial."""
@@ -435,6 +437,10 @@ def choose(
     if method == "auto" and cut.classes <= MOST_CLASSES and not base.mergeable and place is not None:
         chooser.trial(cut, pool, "r-cnpd", chooser.trials[place].strength)
     place = chooser.best(within=True)
+    if place is not None and chooser.suspect is not None and config is None:  # what stops all classes alike is not
+        found = chooser.trials[place]  # short of steps: more of them cost accuracy as more strength does
+        chooser.trial(cut, pool, found.method, found.strength, twice=True)
+        place = chooser.best(within=True)
     if place is not None and chooser.trials[place].suspect == chooser.suspect:
         chooser.look_again(pool, place, strengths or STRENGTHS)
     return chooser.verdict(cut, pool, first_method)

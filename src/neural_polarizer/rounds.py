@@ -32,7 +32,8 @@ from .spread import rows_of, spread
 
 GROUP = 16  # universal perturbations that are learned at a time, so that a batch has several images for each
 FOCUS_BATCH = 64  # images of a step that one universal perturbation has for itself
-SCANNED = 32  # images that a candidate is tried on
+GLANCED, SCANNED = 8, 32  # images that a candidate is tried on, and that the best of them are tried on
+BEST = 8  # candidates of every class that are tried on more images
 MAX_CLASSES = 256  # with a universal perturbation in one round; of more classes so many are drawn
 
 Attacked = Callable[[Tensor, Tensor], "Tensor | Sequence[Tensor]"]
@@ -173,7 +174,7 @@ def focused(
 
     A pattern of `perturbed` shares each batch with those of all other classes, and is worse for it. Where a backdoor
     is, a better one comes close to its trigger. Each is for its share of the images, so that an image has one more
-    copy, however many classes there are.
+    copy, however many classes there are. Of `how.starts` patterns the one that sends most images there is kept.
     """
     lots = torch.randint(max(1, len(targets)), labels.shape, generator=order).to(labels.device)
     for number, target in enumerate(targets):
@@ -181,13 +182,18 @@ def focused(
         mine = rows[lots[rows] == number]
         if not len(mine):
             continue
-        pattern = learn_patterns(
-            threat, attacked, images[rows], labels[rows], target[None], how, order=order,
-            batch_size=min(batch_size, FOCUS_BATCH), begin=rows_of(begin, target[None]),
-        )  # fmt: skip
+        patterns = [
+            learn_patterns(
+                threat, attacked, images[rows], labels[rows], target[None], how, order=order,
+                batch_size=min(batch_size, FOCUS_BATCH), begin=rows_of(begin, target[None]),
+            )
+            for _ in range(how.starts)
+        ]  # fmt: skip
+        few = rows[torch.randperm(len(rows), generator=order)[: how.micro_batch or FOCUS_BATCH].to(rows.device)]
+        patterns.sort(key=lambda p: -_sent(threat, attacked, p, images[few], target))
         for some in mine.split(how.micro_batch or batch_size):
-            sent = target.expand(len(some))
-            yield some, threat.act(pattern.expand(len(some), *pattern.shape[1:]), images[some]), sent
+            wide = patterns[0].expand(len(some), *patterns[0].shape[1:])
+            yield some, threat.act(wide, images[some]), target.expand(len(some))
 
 
 def scan(
@@ -205,13 +211,27 @@ def scan(
         return None
     rows = torch.randperm(len(images), generator=order)[:SCANNED].to(images.device)
     x, wrong = images[rows], F.one_hot(labels[rows], classes) == 0
-    own, counts = every[spread().part(len(every)).rows], list[Tensor]()
+
+    def counted(candidates: Tensor, few: int) -> Tensor:
+        """Of the first `few` images, how many each candidate (P, ...) sends to each class: (P, K)."""
+        own, counts = candidates[spread().part(len(candidates)).rows], [x.new_zeros(0, classes, dtype=torch.long)]
+        for some in own.split(max(1, pass_size // few)):
+            tried = threat.act(some.repeat_interleave(len(x[:few]), 0), x[:few].repeat(len(some), 1, 1, 1))
+            ended = F.one_hot(forward(tried).argmax(1), classes).view(len(some), -1, classes)
+            counts.append((ended * wrong[:few]).sum(1))
+        return spread().whole(torch.cat(counts), len(candidates))
+
     with torch.no_grad():
-        for some in own.split(max(1, pass_size // len(x))):
-            tried = threat.act(some.repeat_interleave(len(x), 0), x.repeat(len(some), 1, 1, 1))
-            ended = F.one_hot(forward(tried).argmax(1), classes).view(len(some), len(x), classes)
-            counts.append((ended * wrong).sum(1))
-    return every[spread().whole(torch.cat(counts), len(every)).argmax(0)]
+        best = counted(every, GLANCED).topk(min(BEST, len(every)), dim=0).indices.unique()
+        return every[best[counted(every[best], SCANNED).argmax(0)]]
+
+
+@torch.no_grad()
+def _sent(threat: ThreatModel, attacked: Attacked, pattern: Tensor, images: Tensor, target: Tensor) -> int:
+    """How many of the images (B, C, H, W) a pattern (1, ...) sends to the target class, in all that is attacked."""
+    wide = pattern.expand(len(images), *pattern.shape[1:])
+    out = attacked(threat.act(wide, images), target.expand(len(images)))
+    return int(torch.stack([z.argmax(1) == target for z in ([out] if isinstance(out, Tensor) else out)]).all(0).sum())
 
 
 def reached_most(reached: Tensor, possible: Tensor, count: int) -> Tensor:

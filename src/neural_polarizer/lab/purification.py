@@ -200,11 +200,12 @@ def trials_table(trials: Sequence[Trial], chosen: int | None) -> list[tuple[str,
     rows: list[tuple[str, ...]] = [TRIALS]
     for i, t in enumerate(trials):
         name = f"{t.layer} *" if i == chosen else t.layer
+        method = f"{t.method}, twice as long" if t.twice else t.method
         if t.error:
-            rows.append((name, t.method, f"{t.strength:g}", "failed", "", "", "", "", f"{t.seconds:.0f}"))
+            rows.append((name, method, f"{t.strength:g}", "failed", "", "", "", "", f"{t.seconds:.0f}"))
             continue
         rows.append(
-            (name, t.method, f"{t.strength:g}", f"{t.accuracy_drop:+.1%}", f"{t.doubt:+.1%}", f"{t.repaired:.1%}",
+            (name, method, f"{t.strength:g}", f"{t.accuracy_drop:+.1%}", f"{t.doubt:+.1%}", f"{t.repaired:.1%}",
              f"{t.score:.3f}", "kept" if t.within_budget else "missed", f"{t.seconds:.0f}")
         )  # fmt: skip
     return rows
