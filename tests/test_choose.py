@@ -361,6 +361,22 @@ def test_r_cnpd_must_be_worth_a_second_tail(small, monkeypatch):
         assert auto(lively("skips"), layer="block", max_accuracy_drop=1.0).method == wanted
 
 
+@pytest.mark.parametrize("suspect", [None, 2])
+def test_luck_decides_against_strength_but_for_it_against_a_suspect(small, suspect):
+    """With 25 judges luck is 0.05 for each doubling of the strength."""
+    x, y = images(125), labels(125)
+    net = lively("skips")
+    found = room.attempt(net, x, y, SMALL, seed=0, progress=False)
+    chooser = room.Chooser(
+        x, y, found, labelled=True, config=SMALL, start=None, max_accuracy_drop=0.01, seed=0, progress=False
+    )
+    chooser.suspect = suspect
+    weak = room.Trial("block", "npd", 0.1, score=0.5, within_budget=True, suspect=suspect)
+    for score, best in ((0.57, (1, 1)), (0.53, (0, 1)), (0.47, (0, 1)), (0.43, (0, 0))):
+        chooser.trials = [weak, replace(weak, strength=0.2, score=score)]
+        assert chooser.best() == best[suspect is not None]
+
+
 @pytest.mark.parametrize("suspected", [True, False])
 def test_where_a_class_is_suspected_the_best_is_fitted_once_more_for_twice_as_many_steps(small, monkeypatch, suspected):
     """It is taken where that is worth more than luck; a config of the user's keeps its steps."""

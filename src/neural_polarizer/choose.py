@@ -224,12 +224,13 @@ class Chooser:
         Those in the budget come first, or are the only ones; then those that fought what is suspected by now, judged
         by the last look. What costs more, in accuracy on images that nobody has here or in time, must be better by
         more than luck: each doubling of the strength beyond the first, r-CNPD, a longer fit, and one on a second look.
+        Against a suspect each doubling may be worse by that much: what few images let through, the trigger may be.
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
 
         def worth(i: int) -> tuple[bool, bool, int, float]:
             t = self.trials[i]
-            handicap = self._luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST]))
+            handicap = self._luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST])) * (-1) ** (t.suspect is not None)
             handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice + (t.look > 1 and i != self._looked))
             return t.within_budget, t.suspect == self.suspect, t.look, t.score - handicap
 
