@@ -48,7 +48,8 @@ def test_everything_is_chosen_and_the_model_left_alone(small):
     assert {t.method for t in choice.trials} == {"npd", "r-cnpd"}
     assert {t.layer for t in choice.trials} == set(candidate_layers(net, images(2)))
     rivals = [t for t in choice.trials if (t.suspect, t.method) == (taken.suspect, taken.method)]
-    assert taken.score == max(t.score for t in rivals)
+    assert taken.suspect is None
+    assert taken.score == max(t.score for t in rivals if t.strength <= taken.strength)  # a stronger one may be lucky
     assert choice.held_back == 8
     assert purified.outside_budget is None
 

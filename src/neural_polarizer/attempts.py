@@ -18,7 +18,7 @@ from .outer import fooled
 from .polarizers import Polarizer
 from .precision import quick
 from .progress import Progress
-from .rounds import fastest_layout, focused, perturbed, reached_most, rule_of, scan
+from .rounds import Tally, fastest_layout, focused, perturbed, rule_of, scan
 from .spread import spread
 from .suspicion import Suspicion, suspicion_of
 
@@ -127,9 +127,7 @@ def attempt(
     predictions, classes = original.argmax(1), original.shape[1]
     labels = predictions if labels is None else labels
     order = torch.Generator().manual_seed(seed)
-    most = _most(images, config)
-    reached = torch.zeros(len(families), classes, dtype=torch.long)
-    possible, found, begin = torch.zeros_like(reached), list[Attempt](), list[Tensor | None]()
+    tallies, found, begin = list[Tally](), list[Attempt](), list[Tensor | None]()
 
     hasty = quick(forward, images)
 
@@ -149,23 +147,21 @@ def attempt(
         return now[worked]
 
     for i in Progress(len(families), "perturb", enabled=progress, lines=2):
-        some = torch.randperm(len(images), generator=order)[:most].to(images.device)
+        some = torch.randperm(len(images), generator=order)[: _most(images, config)].to(images.device)
         own = (images[some], labels[some])
+        tallies.append(tally := Tally(classes, images.device))
         begin.append(scan(families[i][0], attacked, *own, classes, size, order))
-        for part in perturbed(
-            *families[i], attacked, *own, rule_of(config), classes, config.batch_size, order, begin[i]
-        ):
-            ended = keep(i, some, *part)
-            reached[i] += torch.bincount(ended.cpu(), minlength=classes)
-            possible[i] += len(part[0]) - torch.bincount(own[1][part[0]].cpu(), minlength=classes)
-        leading = reached_most(reached[i], possible[i], config.focus()[i]).to(images.device)
-        reached[i][leading.cpu()] = possible[i][leading.cpu()] = 0  # what they reach with all effort counts instead
-        for part in focused(*families[i], attacked, *own, leading, config.batch_size, order, begin[i]):
-            ended = keep(i, some, *part)
-            target = int(part[2][0])
-            reached[i, target] += int((ended == target).sum())
-            possible[i, target] += len(part[0])
+        given = (*families[i], attacked, *own)
+        for part in perturbed(*given, rule_of(config), classes, config.batch_size, order, begin[i]):
+            tally.add(keep(i, some, *part), own[1][part[0]])
+        leading = tally.most(config.focus()[i])
+        tally.reached[leading] = tally.possible[leading] = 0  # what they reach with all effort counts instead
+        for part in focused(*given, leading, config.batch_size, order, begin[i]):
+            ended, target = keep(i, some, *part), int(part[2][0])
+            tally.reached[target] += int((ended == target).sum())
+            tally.possible[target] += len(part[0])
     small = torch.tensor([f.threat not in SPARSE for f in config.mixture])
+    reached, possible = (torch.stack(t).cpu() for t in ([t.reached for t in tallies], [t.possible for t in tallies]))
     suspicion = suspicion_of(reached, possible, small if small.any() else None)
     return Attempts(original, found, suspicion, layout, begin)
 

@@ -230,7 +230,8 @@ class Chooser:
 
         def worth(i: int) -> tuple[bool, bool, int, float]:
             t = self.trials[i]
-            handicap = self._luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST])) * (-1) ** (t.suspect is not None)
+            luck = self._luck if t.suspect is None else -self._luck
+            handicap = luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST]))
             handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice + (t.look > 1 and i != self._looked))
             return t.within_budget, t.suspect == self.suspect, t.look, t.score - handicap
 
@@ -330,9 +331,8 @@ class Chooser:
 
     def accuracies(self, pool: Pool, polarizer: Polarizer) -> tuple[float, float]:
         """Accuracy on the held-back images, before and after."""
-        labels = self._labels[self.held]
         both = self._original[self.held], pool.on_clean(polarizer, self.held)
-        before, after = ((z.argmax(1) == labels).double().mean().item() for z in both)
+        before, after = ((z.argmax(1) == self._labels[self.held]).double().mean().item() for z in both)
         return before, after
 
     def repaired(self, pool: Pool, polarizer: Polarizer) -> float:

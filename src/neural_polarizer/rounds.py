@@ -89,21 +89,15 @@ def fit_in_rounds(
         polarizer.requires_grad_(False)
         shares = {}
         for i in Progress(len(families), "perturb", enabled=progress, lines=1):
-            tried = moved = 0
-            ended = possible = torch.zeros(cut.classes, dtype=torch.long, device=images.device)
-            for rows, found, targets in perturbed(
-                *families[i], attacked, images, labels, rule_of(config), cut.classes, config.batch_size, order, begin[i]
-            ):
-                reached = pool.take(rows, found, targets, i)
-                tried, moved = tried + len(rows), moved + len(reached)
-                ended = ended + torch.bincount(reached, minlength=cut.classes)
-                possible = possible + len(rows) - torch.bincount(labels[rows], minlength=cut.classes)
-            most = reached_most(ended, possible, config.focus()[i])
-            for rows, found, targets in focused(
-                *families[i], attacked, images, labels, most, config.batch_size, order, begin[i]
-            ):
+            tried, tally = 0, Tally(cut.classes, images.device)
+            given, rule = (*families[i], attacked, images, labels), rule_of(config)
+            for rows, found, targets in perturbed(*given, rule, cut.classes, config.batch_size, order, begin[i]):
+                tally.add(pool.take(rows, found, targets, i), labels[rows])
+                tried += len(rows)
+            most = tally.most(config.focus()[i])
+            for rows, found, targets in focused(*given, most, config.batch_size, order, begin[i]):
                 pool.take(rows, found, targets, i)
-            shares[f"moved_{i + 1}"] = moved / max(1, tried)
+            shares[f"moved_{i + 1}"] = float(tally.reached.sum()) / max(1, tried)
         polarizer.requires_grad_(True)
         pool.gather()
         history += pool.fit(polarizer, config, order, rows=every, round=number, told=shares, progress=progress)
@@ -189,8 +183,9 @@ def focused(
             )
             for _ in range(how.starts)
         ]  # fmt: skip
-        few = rows[torch.randperm(len(rows), generator=order)[: how.micro_batch or FOCUS_BATCH].to(rows.device)]
-        patterns.sort(key=lambda p: -_sent(threat, attacked, p, images[few], target))
+        if how.starts > 1:
+            few = rows[torch.randperm(len(rows), generator=order)[: how.micro_batch or FOCUS_BATCH].to(rows.device)]
+            patterns.sort(key=lambda p: -_sent(threat, attacked, p, images[few], target))
         for some in mine.split(how.micro_batch or batch_size):
             wide = patterns[0].expand(len(some), *patterns[0].shape[1:])
             yield some, threat.act(wide, images[some]), target.expand(len(some))
@@ -212,18 +207,21 @@ def scan(
     rows = torch.randperm(len(images), generator=order)[:SCANNED].to(images.device)
     x, wrong = images[rows], F.one_hot(labels[rows], classes) == 0
 
-    def counted(candidates: Tensor, few: int) -> Tensor:
-        """Of the first `few` images, how many each candidate (P, ...) sends to each class: (P, K)."""
+    def counted(candidates: Tensor, first: int, last: int) -> Tensor:
+        """Of these images, how many each candidate (P, ...) sends to each class: (P, K)."""
         own, counts = candidates[spread().part(len(candidates)).rows], [x.new_zeros(0, classes, dtype=torch.long)]
-        for some in own.split(max(1, pass_size // few)):
-            tried = threat.act(some.repeat_interleave(len(x[:few]), 0), x[:few].repeat(len(some), 1, 1, 1))
+        few = x[first:last]
+        for some in own.split(max(1, pass_size // len(few))):
+            tried = threat.act(some.repeat_interleave(len(few), 0), few.repeat(len(some), 1, 1, 1))
             ended = F.one_hot(forward(tried).argmax(1), classes).view(len(some), -1, classes)
-            counts.append((ended * wrong[:few]).sum(1))
+            counts.append((ended * wrong[first:last]).sum(1))
         return spread().whole(torch.cat(counts), len(candidates))
 
     with torch.no_grad():
-        best = counted(every, GLANCED).topk(min(BEST, len(every)), dim=0).indices.unique()
-        return every[best[counted(every[best], SCANNED).argmax(0)]]
+        glance = counted(every, 0, GLANCED)
+        best = glance.topk(min(BEST, len(every)), dim=0).indices.unique()
+        rest = counted(every[best], GLANCED, SCANNED) if len(x) > GLANCED else 0
+        return every[best[(glance[best] + rest).argmax(0)]]
 
 
 @torch.no_grad()
@@ -234,10 +232,21 @@ def _sent(threat: ThreatModel, attacked: Attacked, pattern: Tensor, images: Tens
     return int(torch.stack([z.argmax(1) == target for z in ([out] if isinstance(out, Tensor) else out)]).all(0).sum())
 
 
-def reached_most(reached: Tensor, possible: Tensor, count: int) -> Tensor:
-    """The `count` classes where the largest shares of perturbed images ended: (K,) how many did, and how many could."""
-    rates = torch.where(possible > 0, reached.double() / possible.clamp_min(1), -1.0)
-    return rates.argsort(descending=True, stable=True)[:count]
+class Tally:
+    """How many perturbed images of one family reached each class (K,), and how many could have."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self.reached, self.possible = torch.zeros(2, classes, dtype=torch.long, device=device)
+
+    def add(self, reached: Tensor, labels: Tensor) -> None:
+        """The classes (P,) that those which worked have reached, and the labels (B,) of all that were tried."""
+        self.reached += torch.bincount(reached, minlength=len(self.reached))
+        self.possible += len(labels) - torch.bincount(labels, minlength=len(self.reached))
+
+    def most(self, count: int) -> Tensor:
+        """The `count` classes where the largest shares ended."""
+        rates = torch.where(self.possible > 0, self.reached.double() / self.possible.clamp_min(1), -1.0)
+        return rates.argsort(descending=True, stable=True)[:count]
 
 
 def fastest_layout(forward: Callable[[Tensor], Tensor], images: Tensor) -> torch.memory_format:
