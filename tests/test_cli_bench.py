@@ -52,6 +52,18 @@ def test_run_again_and_plan_again(ran):
     assert plan["cpu_hours"] == 0
 
 
+def test_a_plan_counts_networks_from_elsewhere_and_copies_none(ran):
+    root, _ = ran
+    elsewhere = (*PART[:-1], "new", "--networks", "out/networks", "--dry-run")
+    plan = json.loads(polarize("bench", "run", "smoke", *elsewhere, "--json", cwd=root).stdout)
+    assert plan["networks"] == []
+    assert [c["cached"] for c in plan["cells"]] == [False] * 3
+    assert not (root / "new").exists()
+    wrong = polarize("bench", "run", "smoke", *PART[:-1], "new", "--networks", "nowhere", "--dry-run", cwd=root)
+    assert wrong.returncode == 2
+    assert "networks: 'nowhere' is no folder" in wrong.stderr
+
+
 def test_table(ran):
     root, _ = ran
     (root / "published.csv").write_text(PUBLISHED)

@@ -74,12 +74,12 @@ def run(
     cells = _only(cells, "attack", attacks)
     cells = _only(cells, "defence", defences)
     store = Store(out)
+    if dry_run:
+        _tell_plan(read, cells, store, networks, as_json)
+        return
     if networks is not None:
         store.make()
         store.adopt(networks, [*twins_of(cells).values(), *networks_of(cells).values()])
-    if dry_run:
-        _tell_plan(read, cells, store, as_json)
-        return
     ray = executor.value == "ray"
     if not ray:  # on a cluster the device is that of the workers
         usable_device("device", device)
@@ -176,7 +176,7 @@ def _only(cells: list[Cell], kind: str, names: str | None) -> list[Cell]:
     return [c for c in cells if c.labels[kind] in wanted]
 
 
-def _tell_plan(grid: Grid, cells: list[Cell], store: Store, as_json: bool) -> None:
+def _tell_plan(grid: Grid, cells: list[Cell], store: Store, beside: Path | None, as_json: bool) -> None:
     from ..lab.bench.cells import described
     from ..lab.bench.estimate import estimate
     from ..lab.bench.run import open_cells, open_networks
@@ -184,7 +184,7 @@ def _tell_plan(grid: Grid, cells: list[Cell], store: Store, as_json: bool) -> No
     from ..lab.bench.work import Task
 
     missing = open_cells(cells, store)
-    networks = open_networks(missing, store)
+    networks = [n for n in open_networks(missing, store) if not store.is_trained(n, beside)]
     hours, keys = estimate(networks, missing), {c.key for c in missing}
     if as_json:
         plan = {
@@ -200,7 +200,7 @@ def _tell_plan(grid: Grid, cells: list[Cell], store: Store, as_json: bool) -> No
     rows += [(c.key, name_of(Task(c)), "" if c.key in keys else "cached") for c in cells]
     print_table(rows)
     for network in networks:
-        typer.echo(f"to train: {described(network)}")
+        typer.echo(f"to train: {described(network)} ({network.key})")
     typer.echo(
         f"{grid.name}: {len(cells)} cells, {len(cells) - len(missing)} cached; {len(networks)} networks to train. "
         f"About {hours.cpu_hours:.1f} hours of one CPU core, or {hours.gpu_hours:.2f} hours of a data-centre GPU."

@@ -43,17 +43,24 @@ class Store:
     def has_network(self, network: Network) -> bool:
         return (self.network(network) / (OUTPUTS if network.attack else CARD)).exists()
 
+    def is_trained(self, network: Network, beside: Path | None = None) -> bool:
+        """Whether nothing is to be trained: it is here, or in the folder that `adopt` would copy it from.
+
+        Raises:
+            InputError: no such folder.
+        """
+        places = [self.network(network)] + ([] if beside is None else [_networks(beside) / network.key])
+        return any((place / CARD).exists() for place in places)
+
     def adopt(self, folder: Path, networks: Iterable[Network]) -> int:
         """Copy from `folder`/KEY/ those networks that are there and not here; how many. They are checked when read.
 
         Raises:
             InputError: no such folder.
         """
-        if not folder.is_dir():
-            raise InputError(f"networks: {str(folder)!r} is no folder")
         count = 0
         for network in networks:
-            source, place = folder / network.key, self.network(network)
+            source, place = _networks(folder) / network.key, self.network(network)
             if place.exists() or not (source / CARD).exists():
                 continue
             with tempfile.TemporaryDirectory(dir=place.parent, prefix=".adopt") as scratch:
@@ -74,6 +81,13 @@ class Store:
 
     def write(self, record: dict[str, Any]) -> None:
         write_atomically(self.record(record["key"]), json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def _networks(folder: Path) -> Path:
+    """The folder of networks that a user names, which is to be there."""
+    if not folder.is_dir():
+        raise InputError(f"networks: {str(folder)!r} is no folder")
+    return folder
 
 
 def read_records(root: Path) -> list[dict[str, Any]]:
