@@ -182,6 +182,7 @@ TABLES = (
     ("docs/attacks.md", "attacks-digits", "attacks_digits.json", attacks),
     ("docs/attacks.md", "attacks-cifar10", "attacks_cifar10.json", attacks),
     ("docs/benchmark.md", "bench-smoke", "bench/smoke", bench),
+    ("docs/benchmark.md", "bench-ablations", "bench/ablations", bench),
     ("docs/performance.md", "fit", "fit.json", ratios),
     ("docs/performance.md", "fit-rounds", "fit_rounds.json", ratios),
     ("docs/performance.md", "memory", "memory.json", ratios),
