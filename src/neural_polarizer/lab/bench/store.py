@@ -58,9 +58,9 @@ class Store:
         Raises:
             InputError: no such folder.
         """
-        count = 0
+        there, count = _networks(folder), 0
         for network in networks:
-            source, place = _networks(folder) / network.key, self.network(network)
+            source, place = there / network.key, self.network(network)
             if place.exists() or not (source / CARD).exists():
                 continue
             with tempfile.TemporaryDirectory(dir=place.parent, prefix=".adopt") as scratch:
