@@ -6,7 +6,7 @@ import math
 import pytest
 
 from neural_polarizer import FitConfig, InputError
-from neural_polarizer.mixture import MAX_FAMILIES, THREATS, Family
+from neural_polarizer.mixture import MAX_FAMILIES, SPARSE, THREATS, Family
 from neural_polarizer.perturb import NORMS, Additive, Flow, Sparse
 from neural_polarizer.threats import Quantised, Smooth, Wave
 
@@ -43,6 +43,14 @@ def test_families_are_threat_models_with_a_descent():
     assert Family(threat="quantised", radius=3, step=0.1).descent(shape).step == pytest.approx(0.025 * math.sqrt(3))
     assert Family(threat="l2", radius=1.0, step=0.5).descent(shape).step == pytest.approx(1.0)
     assert Family(threat="patch", radius=3, step=0.5).descent((3, 32, 32)).step == pytest.approx(1.5 * math.sqrt(3))
+
+
+def test_what_a_class_may_be_suspected_by():
+    """Not by a family that reaches a class of a clean network alone: docs/results.md."""
+    assert [f.telling for f in FitConfig.in_rounds().mixture if f.threat in SPARSE] == [True, False, False]
+    assert all(f.telling for f in FitConfig.in_rounds().mixture if f.threat not in SPARSE)
+    assert Family(threat="patch", radius=2).telling
+    assert not Family(threat="pixels", radius=2).telling
 
 
 def test_there_and_back_as_json():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from neural_polarizer import FitConfig, FitDiverged, InputError, PolarizedModel, purify
+from neural_polarizer import attempts as attempts_room
 from neural_polarizer import kept as kept_room
 from neural_polarizer import pool as pool_room
 from neural_polarizer import rounds as rounds_room
@@ -115,6 +116,22 @@ def test_kept_activations_and_whole_passes_fit_the_same(method, name):
     ]
     for key, value in states[0].items():
         torch.testing.assert_close(value, states[1][key], atol=1e-4, rtol=1e-3)
+
+
+def test_a_family_perturbs_no_more_images_than_it_needs_and_each_its_own(watched, monkeypatch):
+    monkeypatch.setattr(rounds_room, "MOST_TRIED", 12)
+    quick()
+    (copies,) = watched["copies"]
+    tried = [copies.of[copies.family == f].unique() for f in copies.family.unique()]
+    assert all(len(rows) <= 12 for rows in tried)
+    assert len(torch.cat(tried).unique()) > 12
+    net, (x, y) = lively("skips"), USUAL
+    monkeypatch.setattr(attempts_room, "MOST_TRIED", 12)
+    found = attempts_room.attempt(net, x, y, QUICK, seed=0, progress=False).found
+    for family in {a.family for a in found}:
+        assert len(torch.cat([a.rows for a in found if a.family == family]).unique()) <= 12
+    for a in (a for a in found if a.family == 0):  # additive and small: next to the image that it is made of
+        assert torch.equal(torch.cdist(a.images.flatten(1), x.flatten(1)).argmin(1), a.rows)
 
 
 def test_kept_are_exactly_the_images_whose_prediction_changed_to_a_wrong_one(watched):

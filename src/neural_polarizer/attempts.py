@@ -1,4 +1,4 @@
-"""Every clean image perturbed once against the original model, with every family of a mixture."""
+"""Clean images perturbed once against the original model, with every family of a mixture."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
 from .kept import KEPT_BYTES
-from .mixture import SPARSE
 from .outer import fooled
 from .polarizers import Polarizer
 from .precision import quick
 from .progress import Progress
-from .rounds import Tally, fastest_layout, focused, perturbed, rule_of, scan
+from .rounds import MOST_TRIED, Tally, fastest_layout, focused, perturbed, rule_of, scan, some_of
 from .spread import spread
 from .suspicion import Suspicion, suspicion_of
 
@@ -91,7 +90,7 @@ class Attempts:
                 return fooled(cut, polarizer, "both", x, targets if conditional else None)
 
         for i in Progress(len(families), "perturb again", enabled=progress, lines=1):
-            some = torch.randperm(len(images), generator=order)[: _most(images, config)].to(images.device)
+            some = some_of(images, _most(images, config), order)
             own, classes = (images[some], labels[some]), lead[i][: config.focus()[i]].to(images.device)
             begin = self.begin[i] if self.begin else None
             for rows, tried, targets in focused(*families[i], attacked, *own, classes, config.batch_size, order, begin):
@@ -113,7 +112,7 @@ def attempt(
     seed: int,
     progress: bool = True,
 ) -> Attempts:
-    """Perturb the clean images; with images so large that what is found would not fit into memory, some of them.
+    """Perturb the clean images; with many of them, or so large ones that the found would not fit into memory, some.
 
     Args:
         forward: images (B, C, H, W) in [0, 1] -> the original model's logits (B, K), differentiable in the images.
@@ -147,7 +146,7 @@ def attempt(
         return now[worked]
 
     for i in Progress(len(families), "perturb", enabled=progress, lines=2):
-        some = torch.randperm(len(images), generator=order)[: _most(images, config)].to(images.device)
+        some = some_of(images, _most(images, config), order)
         own = (images[some], labels[some])
         tallies.append(tally := Tally(classes, images.device))
         begin.append(scan(families[i][0], attacked, *own, classes, size, order))
@@ -160,12 +159,13 @@ def attempt(
             ended, target = keep(i, some, *part), int(part[2][0])
             tally.reached[target] += int((ended == target).sum())
             tally.possible[target] += len(part[0])
-    small = torch.tensor([f.threat not in SPARSE for f in config.mixture])
+    small = torch.tensor([f.telling for f in config.mixture])
     reached, possible = (torch.stack(t).cpu() for t in ([t.reached for t in tallies], [t.possible for t in tallies]))
     suspicion = suspicion_of(reached, possible, small if small.any() else None)
     return Attempts(original, found, suspicion, layout, begin)
 
 
 def _most(images: Tensor, config: FitConfig) -> int:
-    """Of how many images the perturbed ones fit into memory."""
-    return max(FEWEST, KEPT_BYTES // (images[0].numel() * images.element_size() * config.copies()))
+    """How many images a family perturbs: of so many the perturbed ones fit into memory."""
+    fit = KEPT_BYTES // (images[0].numel() * images.element_size() * config.copies())
+    return min(MOST_TRIED, max(FEWEST, fit))

@@ -40,8 +40,9 @@ _IN_ROUNDS: dict[str, Any] = {
         Family(threat="smooth", radius=2.0, grid=16, share="target", steps=20, step=0.2, focus=2),
         Family(threat="wave", radius=4.5, grid=24, share="target", steps=0),
         Family(threat="flow", radius=1.5, share="target", steps=20, step=0.2, rule="sign", focus=2),
-        Family(threat="patch", radius=5, share="target", steps=40, step=0.1, focus=2, starts=2),
-        Family(threat="pixels", radius=16, share="target", steps=40, step=0.1, focus=2),
+        Family(threat="patch", radius=3, share="target", steps=20, step=0.2, focus=2),
+        Family(threat="patch", radius=5, share="target", steps=20, step=0.2, focus=2),
+        Family(threat="pixels", radius=16, share="target", steps=20, step=0.2, focus=2),
         Family(threat="quantised", radius=8, share="target", steps=20, step=0.5, rule="sign", focus=2),
     ),
     "views": 3,  # without them the clean images are learned by heart: 0.5 to 0.8 points more of accuracy lost

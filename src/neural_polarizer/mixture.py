@@ -18,6 +18,7 @@ from .perturb import NORMS, SHARES, STEP_RULES, Descent
 from .threats import Additive, Flow, Quantised, Share, Smooth, Sparse, ThreatModel, Wave
 
 SPARSE = ("patch", "pixels")
+FAINT = 3  # the side of a patch that reaches no class of a clean network: docs/results.md
 GRIDDED = ("flow", "smooth", "wave")
 THREATS = (*NORMS, "smooth", "wave", "flow", *SPARSE, "quantised")
 MAX_FAMILIES = 16  # mixtures are read from strangers' files
@@ -39,8 +40,6 @@ class Family:
         steps: gradient steps; for share "target" each is on another batch, and none leaves a wave as `scan` found it.
         focus: for share "target": the classes that it reaches most, so many of them, get a pattern each that as many
             steps on batches of its own have found. Where a backdoor is, such a pattern comes close to its trigger.
-        starts: with focus: so many patterns, from other batches each, of which the best is kept. A patch stays about
-            where its first steps have put it.
         step: their length in radii; of a patch and of pixels, in lengths of one that turns from black to white; of what
             is quantised, in half tones.
         rule: see `Descent`.
@@ -60,7 +59,6 @@ class Family:
     share: Share = "sample"
     steps: int = 3
     focus: int = 0
-    starts: int = 1
     step: float = 0.5
     rule: Literal["sign", "plain", "normalized"] = "normalized"
     grid: int = 4
@@ -74,15 +72,17 @@ class Family:
             check_number("radius", self.radius, least=2)
         scanned = self.threat == "wave" and self.share == "target"
         check_number("steps", self.steps, least=0 if scanned else 1, most=10_000, whole=True)
-        for name, least in (("focus", 0), ("starts", 1)):
-            check_number(name, getattr(self, name), least=least, most=1000, whole=True)
+        check_number("focus", self.focus, least=0, most=1000, whole=True)
         if self.focus and self.share != "target":
             raise InputError(f"focus: found {self.focus} for share {self.share!r}, wanted it for 'target' alone")
-        if self.starts > 1 and not self.focus:
-            raise InputError(f"starts: found {self.starts} without focus, wanted them for focused patterns alone")
         check_number("grid", self.grid, least=2, most=64, whole=True)
         if self.threat not in GRIDDED and self.grid != type(self).grid:
             raise InputError(f"grid: found {self.grid} for {self.threat!r}, wanted it for {', '.join(GRIDDED)} alone")
+
+    @property
+    def telling(self) -> bool:
+        """Whether it is faint enough that a class which it alone reaches is suspect; see `suspicion`."""
+        return self.threat not in SPARSE or (self.threat == "patch" and self.radius <= FAINT)
 
     def size_for(self, shape: Sequence[int]) -> float:
         """The radius for images of `shape` (C, H, W)."""
@@ -115,7 +115,7 @@ class Family:
             "patch": math.sqrt(shape[0]) * size, "pixels": math.sqrt(shape[0] * size),
             "quantised": math.sqrt(shape[0]) * 0.5 / max(1.0, size - 1),
         }.get(self.threat, size)  # fmt: skip
-        return Descent(steps=self.steps, step=self.step * length, rule=self.rule, starts=self.starts)
+        return Descent(steps=self.steps, step=self.step * length, rule=self.rule)
 
 
 def read_mixture(values: object) -> tuple[Family, ...]:

@@ -73,7 +73,6 @@ class Descent:
             L2 length 1. The gradient is that of the unit's mean loss.
         early_exit: stop once this share of the batch reaches its target (None: never).
         micro_batch: images in a pass at a time (None: the whole batch); their gradients are added up.
-        starts: of a pattern that has its batches for itself, how many are learned; see `rounds.focused`.
     """
 
     steps: int = 2
@@ -81,7 +80,6 @@ class Descent:
     rule: Literal["sign", "plain", "normalized"] = "sign"
     early_exit: float | None = None
     micro_batch: int | None = None
-    starts: int = 1
 
     def direction(self, gradient: Tensor) -> Tensor:
         if self.rule == "sign":

@@ -70,9 +70,8 @@ class Pool:
         views = views_for(views, len(images))
         self.labels, self.predictions = labels, original.argmax(1)
         self._batch, self._layout, self._views = batch_size, layout, views
-        self._kept = Kept(
-            cut, images[:1].contiguous(memory_format=layout), len(images) * (1 + views) + copies, pass_size
-        )
+        few, lean = images[:2].contiguous(memory_format=layout), cut.lean(images[:2])
+        self._kept = Kept(lean, few, len(images) * (1 + views) + copies, pass_size)
         said, mirror = [original], views > 0 and self._bears_a_mirror(cut, images, pass_size)
         for number in range(1 + views):
             own = []

@@ -2,7 +2,7 @@
 
 The network is frozen, so the inner problem need not be solved anew for every batch. A round
 
-1. perturbs every clean image towards a random wrong class, once with each family of the mixture: in the first round
+1. perturbs the clean images towards random wrong classes, once with each family of the mixture: in the first round
    against the original model, later against the polarized one;
 2. keeps the perturbed images whose original prediction changed to a wrong one, at the cut, with that class;
 3. fits the polarizer on them and on the clean images: only the tail of the model runs.
@@ -34,6 +34,7 @@ GROUP = 16  # universal perturbations that are learned at a time, so that a batc
 FOCUS_BATCH = 64  # images of a step that one universal perturbation has for itself
 GLANCED, SCANNED = 8, 32  # images that a candidate is tried on, and that the best of them are tried on
 BEST = 8  # candidates of every class that are tried on more images
+MOST_TRIED = 1250  # clean images that one family perturbs, others for every family: a step draws one copy of an image
 MAX_CLASSES = 256  # with a universal perturbation in one round; of more classes so many are drawn
 
 Attacked = Callable[[Tensor, Tensor], "Tensor | Sequence[Tensor]"]
@@ -66,8 +67,8 @@ def fit_in_rounds(
     conditional, hasty = isinstance(polarizer, ConditionalPolarizer), quick(cut.original, images)
     size = config.pass_size(images.shape[1:], images.device.type)
     pool = Pool(
-        cut, images, labels, original, views=config.views, copies=len(images) * config.copies() * config.rounds,
-        batch_size=config.batch_size, pass_size=size, order=order, layout=layout,
+        cut, images, labels, original, views=config.views, batch_size=config.batch_size, pass_size=size, order=order,
+        copies=min(MOST_TRIED, len(images)) * config.copies() * config.rounds, layout=layout,
     )  # fmt: skip
     every, history = torch.arange(len(images), device=images.device), History()
 
@@ -90,18 +91,25 @@ def fit_in_rounds(
         shares = {}
         for i in Progress(len(families), "perturb", enabled=progress, lines=1):
             tried, tally = 0, Tally(cut.classes, images.device)
-            given, rule = (*families[i], attacked, images, labels), rule_of(config)
+            some = some_of(images, MOST_TRIED, order)
+            given, rule = (*families[i], attacked, images[some], labels[some]), rule_of(config)
             for rows, found, targets in perturbed(*given, rule, cut.classes, config.batch_size, order, begin[i]):
-                tally.add(pool.take(rows, found, targets, i), labels[rows])
+                tally.add(pool.take(some[rows], found, targets, i), labels[some[rows]])
                 tried += len(rows)
             most = tally.most(config.focus()[i])
             for rows, found, targets in focused(*given, most, config.batch_size, order, begin[i]):
-                pool.take(rows, found, targets, i)
+                pool.take(some[rows], found, targets, i)
             shares[f"moved_{i + 1}"] = float(tally.reached.sum()) / max(1, tried)
         polarizer.requires_grad_(True)
         pool.gather()
         history += pool.fit(polarizer, config, order, rows=every, round=number, told=shares, progress=progress)
     return history
+
+
+def some_of(images: Tensor, most: int, order: torch.Generator) -> Tensor:
+    """Rows of the images, all of them or so many at random."""
+    every = torch.arange(len(images))
+    return (every if len(images) <= most else torch.randperm(len(images), generator=order)[:most]).to(images.device)
 
 
 def rule_of(config: FitConfig) -> str | int:
@@ -168,7 +176,7 @@ def focused(
 
     A pattern of `perturbed` shares each batch with those of all other classes, and is worse for it. Where a backdoor
     is, a better one comes close to its trigger. Each is for its share of the images, so that an image has one more
-    copy, however many classes there are. Of `how.starts` patterns the one that sends most images there is kept.
+    copy, however many classes there are.
     """
     lots = torch.randint(max(1, len(targets)), labels.shape, generator=order).to(labels.device)
     for number, target in enumerate(targets):
@@ -176,18 +184,12 @@ def focused(
         mine = rows[lots[rows] == number]
         if not len(mine):
             continue
-        patterns = [
-            learn_patterns(
-                threat, attacked, images[rows], labels[rows], target[None], how, order=order,
-                batch_size=min(batch_size, FOCUS_BATCH), begin=rows_of(begin, target[None]),
-            )
-            for _ in range(how.starts)
-        ]  # fmt: skip
-        if how.starts > 1:
-            few = rows[torch.randperm(len(rows), generator=order)[: how.micro_batch or FOCUS_BATCH].to(rows.device)]
-            patterns.sort(key=lambda p: -_sent(threat, attacked, p, images[few], target))
+        pattern = learn_patterns(
+            threat, attacked, images[rows], labels[rows], target[None], how, order=order,
+            batch_size=min(batch_size, FOCUS_BATCH), begin=rows_of(begin, target[None]),
+        )  # fmt: skip
         for some in mine.split(how.micro_batch or batch_size):
-            wide = patterns[0].expand(len(some), *patterns[0].shape[1:])
+            wide = pattern.expand(len(some), *pattern.shape[1:])
             yield some, threat.act(wide, images[some]), target.expand(len(some))
 
 
@@ -222,14 +224,6 @@ def scan(
         best = glance.topk(min(BEST, len(every)), dim=0).indices.unique()
         rest = counted(every[best], GLANCED, SCANNED) if len(x) > GLANCED else 0
         return every[best[(glance[best] + rest).argmax(0)]]
-
-
-@torch.no_grad()
-def _sent(threat: ThreatModel, attacked: Attacked, pattern: Tensor, images: Tensor, target: Tensor) -> int:
-    """How many of the images (B, C, H, W) a pattern (1, ...) sends to the target class, in all that is attacked."""
-    wide = pattern.expand(len(images), *pattern.shape[1:])
-    out = attacked(threat.act(wide, images), target.expand(len(images)))
-    return int(torch.stack([z.argmax(1) == target for z in ([out] if isinstance(out, Tensor) else out)]).all(0).sum())
 
 
 class Tally:

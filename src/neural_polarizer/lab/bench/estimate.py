@@ -93,7 +93,7 @@ def rounds_passes(cell: Cell, config: FitConfig) -> float:
     for family in config.mixture:
         shared = family.share == "target"
         steps += family.steps * config.batch_size * -(-classes // GROUP) if shared else family.steps * cell.clean
-        steps += family.steps * family.focus * family.starts * min(config.batch_size, FOCUS_BATCH)
+        steps += family.steps * family.focus * min(config.batch_size, FOCUS_BATCH)
     looked = cell.clean * (1 + views_for(config.views, cell.clean) + config.rounds * config.copies())
     return config.rounds * steps + looked / BACKWARD
 
