@@ -1,4 +1,4 @@
-"""What a fit costs: `python benchmarks/fit.py [--images 2500] [--repeats 5] [--rounds [--chosen]] [--der]`.
+"""What a fit costs: `python benchmarks/fit.py [--images 2500] [--repeats 5] [--rounds [--chosen] [--whole]] [--der]`.
 
 A backdoored PreAct-ResNet18 of width 16 on CIFAR-10 (or on random images, where the data is not at hand), cut at
 `layer4.1.conv1`, NPD, batches of 128. In one run the sides alternate, and ratios are taken within one turn; printed are
@@ -9,7 +9,8 @@ medians:
   and that over its floor: the same passes run bare, folded and in the fastest layout as the fit has them;
 - `--rounds`: `purify` in rounds at one layer, with `--chosen` also with everything chosen, once each; 50 epochs of the
   plain loop over their time, and the share of it that is not spent on perturbing (a record of its own,
-  `fit_rounds.json`);
+  `fit_rounds.json`); with `--whole` these 50 epochs are run to their end, and both defences judged on 2,000 test images
+  (wants the data);
 - `--der`: both sides fitted on 500 images and judged on 2,000 test images (wants the data).
 """
 
@@ -19,6 +20,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from neural_polarizer import FitConfig, PolarizedModel, purify
 from neural_polarizer.capture import make_cut
 from neural_polarizer.cut import Cut
 from neural_polarizer.fit import _started, attempts_on, fit_per_batch, measure
+from neural_polarizer.lab.backdoor import Backdoored
 from neural_polarizer.lab.datasets.registry import load_dataset
 from neural_polarizer.lab.evaluate import Evaluation, evaluate
 from neural_polarizer.metrics import defence_effectiveness
@@ -110,9 +113,11 @@ def per_batch(net: nn.Module, few: tuple[Tensor, Tensor], repeats: int, table: T
     return statistics.median(taken["plain"]) / TURN / len(few[0])
 
 
-def in_rounds(net: nn.Module, clean: tuple[Tensor, Tensor], plain_fit: float, chosen: bool, table: Table) -> None:
-    """Rows on rounds, against the seconds of a whole plain fit."""
-    outside = 0.0
+def in_rounds(
+    net: nn.Module, clean: tuple[Tensor, Tensor], plain_fit: float, chosen: bool, table: Table
+) -> PolarizedModel:
+    """Rows on rounds, against the seconds of a whole plain fit; returns what one layer's rounds made."""
+    outside, made = 0.0, list[PolarizedModel]()
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -127,30 +132,49 @@ def in_rounds(net: nn.Module, clean: tuple[Tensor, Tensor], plain_fit: float, ch
     for name, method in own.items():
         setattr(Pool, name, timed(method))
     config = FitConfig.in_rounds()
-    one = seconds(lambda: purify(net, clean, method="npd", layer="layer4.1", config=config, progress=False))
+    one = seconds(
+        lambda: made.append(purify(net, clean, method="npd", layer="layer4.1", config=config, progress=False))
+    )
     for name, method in own.items():
         setattr(Pool, name, method)
     table.tell(f"{EPOCHS} epochs of the plain loop / rounds at one layer", [plain_fit / one], 10, at_most=False)
     table.tell("of that, time outside the perturbing", [outside / one], 0.25)
     if not chosen:
-        return
+        return made[0]
     found: list[Any] = []
     perturbing = seconds(lambda: found.append(attempts_on(net, clean, progress=False)))
     whole = perturbing + seconds(lambda: purify(net, clean, attempts=found[0], progress=False))
     table.tell(f"{EPOCHS} epochs of the plain loop / everything chosen", [plain_fit / whole], 10, at_most=False)
     table.tell("of that, time outside the perturbing", [1 - perturbing / whole], 0.25)
+    return made[0]
+
+
+def whole_plain_fit(net: nn.Module, clean: tuple[Tensor, Tensor], epochs: int) -> tuple[PolarizedModel, float]:
+    """The plain loop of so many epochs, to its end, and its seconds; without a warm-up, as it is timed."""
+    config = FitConfig.published("cifar10")
+    config = replace(config, epochs=epochs, warmup_epochs=0, batch_size=BATCH)
+    cut = make_cut(net, LAYER, clean[0][:2], "graph")
+    mean, var, _ = measure(cut, clean[0], BATCH)
+    polarizer = _started("npd", config, cut, 0, mean, var)
+    spent = seconds(lambda: plain(net, polarizer, clean, config))
+    return PolarizedModel(net, polarizer.eval(), LAYER, image_shape=(3, 32, 32), cut=cut), spent
+
+
+def judge_of(victim: Backdoored, data: Path) -> Callable[[nn.Module], Evaluation]:
+    """What measures a defence, on some of the test images."""
+    held = load_dataset("cifar10", data, progress=False).test
+    rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(1))[:JUDGED]
+    assert victim.attack is not None
+    return partial(evaluate, test=held.take(rows), attack=victim.attack, classes=10)
 
 
 def der(data: Path, table: Table) -> None:
     """Both sides from the same start, with the same batches: the same defence."""
-    victim, held = network(), load_dataset("cifar10", data, progress=False).test
-    rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(1))[:JUDGED]
-    test, clean = held.take(rows), clean_images(FITTED, data)[:2]
+    victim, clean = network(), clean_images(FITTED, data)[:2]
     config = FitConfig(epochs=DER_EPOCHS, warmup_epochs=0, batch_size=BATCH)
     cut = make_cut(victim.model, LAYER, clean[0][:2], "graph")
     mean, var, original = measure(cut, clean[0], BATCH)
-    assert victim.attack is not None
-    judge = partial(evaluate, test=test, attack=victim.attack, classes=10)
+    judge = judge_of(victim, data)
     before, found = judge(victim.model), []
     for fit in (lambda g: ours(cut, g, clean, original, config), lambda g: plain(victim.model, g, clean, config)):
         polarizer = _started("npd", config, cut, 0, mean, var)
@@ -171,6 +195,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", action="store_true")
     parser.add_argument("--chosen", action="store_true")
+    parser.add_argument("--whole", action="store_true")
     parser.add_argument("--der", action="store_true")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, default=Path("docs/results/fit.json"))
@@ -189,7 +214,15 @@ def main() -> int:
     status = table.write(options.out, **setting)
     if options.rounds:
         of_rounds = Table()
-        in_rounds(net, (images, labels), EPOCHS * rate * len(images), options.chosen, of_rounds)
+        plain_fit, other = EPOCHS * rate * len(images), None
+        if options.whole:
+            other, plain_fit = whole_plain_fit(net, (images, labels), EPOCHS)
+        made = in_rounds(net, (images, labels), plain_fit, options.chosen, of_rounds)
+        if other is not None:
+            judge = judge_of(network(), options.data)
+            a, b = (der_of(judge(net), judge(defended)) for defended in (made, other))
+            of_rounds.tell(f"DER of rounds ({a:.3f}) less that of the plain loop ({b:.3f})", [a - b], 0, at_most=False)
+            setting |= {"plain loop": f"run to its end, {plain_fit:.0f} s", "DER": f"{JUDGED} test images"}
         status |= of_rounds.write(options.out.with_name("fit_rounds.json"), **setting)
     return status
 

@@ -275,48 +275,6 @@ def test_where_a_class_stands_out_it_alone_is_fitted_on(small, monkeypatch):
     assert {t.suspect for t in choice.trials} == {2}
 
 
-def scored(monkeypatch, scores, outside=()):
-    """Let every trial have the score that belongs to its suspect, and keep the budget unless `outside` has it."""
-    judged = room.Chooser.judged
-    monkeypatch.setattr(
-        room.Chooser,
-        "judged",
-        lambda self, trial, pool, g: replace(
-            judged(self, trial, pool, g), score=scores[self.suspect], within_budget=self.suspect not in outside
-        ),
-    )
-
-
-@pytest.mark.parametrize(
-    ("alone", "wanted"),
-    [(0.9, True), (0.31, True), (0.29, False)],  # at least 0.3, and twice 0.15
-)
-def test_what_is_sent_to_one_class_is_fought_where_it_alone_can_be_stopped(small, monkeypatch, alone, wanted):
-    monkeypatch.setattr(room.Attempts, "reached_most", lambda self, count: [1, 3])
-    scored(monkeypatch, {None: 0.15, 1: 0.2, 3: alone})
-    purified = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0)
-    choice = purified.choice
-    assert {t.suspect for t in choice.trials if t.look == 1} == {None, 1, 3}
-    assert choice.trials[choice.chosen].suspect == (3 if wanted else None)
-    assert choice.suspicion.target is None
-
-
-@pytest.mark.parametrize(
-    ("scores", "outside", "wanted"),
-    [
-        ({1: 0.6, 3: 0.61}, (), 1),  # the most reached, as the other is hardly better
-        ({1: 0.6, 3: 0.9}, (), 3),
-        ({1: 0.6, 3: 0.9}, (3,), 1),  # which keeps the budget
-        ({1: 0.2, 3: 0.9}, (3,), 3),
-    ],
-)
-def test_which_of_two_suspects(small, monkeypatch, scores, outside, wanted):
-    monkeypatch.setattr(room.Attempts, "reached_most", lambda self, count: [1, 3])
-    scored(monkeypatch, {None: 0.1, **scores}, outside)
-    choice = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0).choice
-    assert next(t.suspect for t in choice.trials[-2:]) == wanted
-
-
 def test_a_family_counts_for_the_classes_that_it_reaches_most():
     rates = torch.tensor([[70, 2, 3], [40, 1, 30], [40, 42, 0], [5, 60, 1], [2, 4, 3]])
     found = suspicion_of(rates, torch.full((5, 3), 80))
@@ -386,7 +344,6 @@ def test_where_a_class_is_suspected_the_best_is_fitted_once_more_for_twice_as_ma
     where = where if suspected else replace(where, excess=(0.0,) * CLASSES)
     monkeypatch.setattr(room, "attempt", lambda *a, **k: replace(attempt(*a, **k), suspicion=where))
     monkeypatch.setattr(room.Chooser, "look_again", lambda *a: None)
-    monkeypatch.setattr(room.Chooser, "suspect_alone", lambda *a: None)
     for lead, taken in ((0.0, False), (0.4, suspected)):
 
         def led(self, t, pool, g, lead=lead):

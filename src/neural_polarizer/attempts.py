@@ -97,11 +97,6 @@ class Attempts:
                 out.append(Attempt(i, some[rows], tried, targets))
         return out
 
-    def reached_most(self, count: int) -> list[int]:
-        """The classes that all families together reached most."""
-        rates = torch.tensor(self.suspicion.reached, dtype=torch.float64).mean(0)
-        return rates.argsort(descending=True, stable=True)[:count].tolist()
-
 
 def attempt(
     forward: Callable[[Tensor], Tensor],

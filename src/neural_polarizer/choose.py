@@ -5,9 +5,8 @@ polarizers of growing strength are fitted in seconds, on a part of the clean set
 judges: a score rewards perturbed images that get their class back and punishes lost clean accuracy, and the accuracy
 budget is a constraint. What is returned was fitted on the first part alone, so that the figures hold for it.
 
-Where no class stands out but all perturbed images together cannot be stopped, those sent to a single class are tried:
-a backdoor is a shortcut that can be closed at little cost. What still fools both the original model and the best
-polarizer is added for a second look.
+Where a class stands out as a backdoor's target, what was sent to it is all that is fitted on and judged by. What still
+fools both the original model and the best polarizer is added for a second look.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ DROP_PRICE = 10.0  # what a point of clean accuracy costs, in points of perturbe
 MOST_CHANNELS = 2048  # of a candidate layer
 LATE = 3  # candidate layers, from the end
 LOST_FREELY, OUT_OF = 2, 16  # held-back images, of at least so many: they tell nothing; of fewer, one
-SUSPECTS = 2  # classes that are tried alone where none stands out
-SURE = 0.3  # the least score with which one is taken
 MARGIN = 0.02  # of the score, by which r-CNPD must be better than NPD: it runs the tail twice
 LUCK = 0.25  # over the root of the images that judge: by so much of the score anything may be better by chance
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
@@ -221,19 +218,19 @@ class Chooser:
     def best(self, within: bool = False) -> int | None:
         """The place of the best trial so far.
 
-        Those in the budget come first, or are the only ones; then those that fought what is suspected by now, judged
-        by the last look. What costs more, in accuracy on images that nobody has here or in time, must be better by
-        more than luck: each doubling of the strength beyond the first, r-CNPD, a longer fit, and one on a second look.
-        Against a suspect each doubling may be worse by that much: what few images let through, the trigger may be.
+        Those in the budget come first, or are the only ones; then those judged by the last look. What costs more, in
+        accuracy on images that nobody has here or in time, must be better by more than luck: each doubling of the
+        strength beyond the first, r-CNPD, a longer fit, and one on a second look. Against a suspect each doubling may
+        be worse by that much: what few images let through, the trigger may be.
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
 
-        def worth(i: int) -> tuple[bool, bool, int, float]:
+        def worth(i: int) -> tuple[bool, int, float]:
             t = self.trials[i]
             luck = self._luck if t.suspect is None else -self._luck
             handicap = luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST]))
             handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice + (t.look > 1 and i != self._looked))
-            return t.within_budget, t.suspect == self.suspect, t.look, t.score - handicap
+            return t.within_budget, t.look, t.score - handicap
 
         return max(places, key=worth, default=None)
 
@@ -242,27 +239,6 @@ class Chooser:
         chosen = self._kept[place]
         assert chosen is not None
         return chosen
-
-    def suspect_alone(self, method: str, strengths: Sequence[float]) -> int | None:
-        """The class whose perturbed images, alone, can be stopped far better than all of them.
-
-        Tried where all of them were stopped best, whatever it cost. One that keeps the budget comes first; and the one
-        that is reached most, unless another is better by more than luck.
-        """
-        done = [i for i, t in enumerate(self.trials) if not t.error]
-        leader = max(done, key=lambda i: self.trials[i].score, default=None)
-        if leader is None:
-            return None
-        cut, whole, tried = self.taken(leader).cut, self.trials[leader].score, dict[int, Trial]()
-        for suspect in self._every.reached_most(SUSPECTS):
-            self.suspect = suspect
-            if self._every.sent_to(suspect).found:
-                tried[suspect] = self.trial(cut, self.pool(cut), method, strengths[len(strengths) // 2])
-        self.suspect = None
-        far_better = min(2 * whole, (1 + whole) / 2)  # or halfway to 1, which is the largest
-        stopped = [c for c, t in tried.items() if t.score >= max(SURE, far_better)]
-        worth = {c: (t.within_budget, t.score - place * self._luck) for place, (c, t) in enumerate(tried.items())}
-        return max(stopped, key=lambda c: worth[c], default=None)
 
     def look_again(self, pool: Pool, place: int, strengths: Sequence[float]) -> None:
         """Add what fools both the original model and the best polarizer, judge that one by it, and fit once more."""
@@ -413,28 +389,16 @@ def choose(
     if not cuts:
         raise InputError(f"layer: none of {', '.join(names)} can be cut ({refused}); name another one")
 
-    def search() -> tuple[Cut, Pool]:
-        """Climb at every layer; the cut and the pool of the best trial."""
-        leader: tuple[Cut, Pool] | None = None
-        bar = Progress(len(cuts), "layers", enabled=progress)
-        for at in bar:
-            pool, best = chooser.pool(cuts[at]), chooser.best()
-            chooser.climb(cuts[at], pool, first_method, strengths)
-            if leader is None or chooser.best() != best:
-                leader = cuts[at], pool
-            bar.note(f"{cuts[at].layer}: {chooser.trials[-1].repaired:.2f} repaired")
-        assert leader is not None
-        return leader
-
-    cut, pool = search()
-    if chooser.suspect is None:
-        chooser.suspect = chooser.suspect_alone(first_method, strengths or STRENGTHS)
-        if chooser.suspect is not None:
-            cut, pool = search()
-    place = chooser.best()
-    if place is not None and (t := chooser.trials[place]) and (t.suspect, t.layer) != (chooser.suspect, cut.layer):
-        chooser.suspect, cut = t.suspect, chooser.taken(place).cut  # nothing against the suspect kept the budget
-        pool = chooser.pool(cut)
+    leader: tuple[Cut, Pool] | None = None
+    bar = Progress(len(cuts), "layers", enabled=progress)
+    for at in bar:
+        pool, best = chooser.pool(cuts[at]), chooser.best()
+        chooser.climb(cuts[at], pool, first_method, strengths)
+        if leader is None or chooser.best() != best:
+            leader = cuts[at], pool
+        bar.note(f"{cuts[at].layer}: {chooser.trials[-1].repaired:.2f} repaired")
+    assert leader is not None
+    (cut, pool), place = leader, chooser.best()
     if method == "auto" and cut.classes <= MOST_CLASSES and not base.mergeable and place is not None:
         chooser.trial(cut, pool, "r-cnpd", chooser.trials[place].strength)
     place = chooser.best(within=True)
@@ -442,6 +406,6 @@ def choose(
         found = chooser.trials[place]  # short of steps: more of them cost accuracy as more strength does
         chooser.trial(cut, pool, found.method, found.strength, twice=True)
         place = chooser.best(within=True)
-    if place is not None and chooser.trials[place].suspect == chooser.suspect:
+    if place is not None:
         chooser.look_again(pool, place, strengths or STRENGTHS)
     return chooser.verdict(cut, pool, first_method)
