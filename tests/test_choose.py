@@ -334,6 +334,11 @@ def test_luck_decides_against_strength_but_for_it_against_a_suspect(small, suspe
     for score, best in ((0.57, (1, 1)), (0.53, (0, 1)), (0.47, (0, 1)), (0.43, (0, 0))):
         chooser.trials = [weak, replace(weak, strength=0.2, score=score)]
         assert chooser.best() == best[suspect is not None]
+    judged, fitted = replace(weak, look=2), replace(weak, look=2)
+    chooser._looked = 0
+    for score, best in ((0.57, (1, 1)), (0.53, (0, 1)), (0.47, (0, 1)), (0.43, (0, 0))):
+        chooser.trials = [judged, replace(fitted, score=score)]
+        assert chooser.best() == best[suspect is not None], "on a second look as for strength"
 
 
 @pytest.mark.parametrize("suspected", [True, False])

@@ -126,12 +126,29 @@ def test_a_family_perturbs_no_more_images_than_it_needs_and_each_its_own(watched
     assert all(len(rows) <= 12 for rows in tried)
     assert len(torch.cat(tried).unique()) > 12
     net, (x, y) = lively("skips"), USUAL
-    monkeypatch.setattr(attempts_room, "MOST_TRIED", 12)
     found = attempts_room.attempt(net, x, y, QUICK, seed=0, progress=False).found
     for family in {a.family for a in found}:
         assert len(torch.cat([a.rows for a in found if a.family == family]).unique()) <= 12
     for a in (a for a in found if a.family == 0):  # additive and small: next to the image that it is made of
         assert torch.equal(torch.cdist(a.images.flatten(1), x.flatten(1)).argmin(1), a.rows)
+
+
+def test_of_few_images_several_views_are_perturbed(monkeypatch):
+    monkeypatch.setattr(rounds_room, "MOST_TRIED", 43)
+    order = torch.Generator().manual_seed(0)
+    x = torch.rand(10, 3, 32, 48, generator=order)
+    of, views = rounds_room.several_views(x, changed(views=3), order)
+    assert of.tolist() == [*range(10)] * 4
+    assert torch.equal(views[:10], x)
+    for i in range(10, 40):
+        aligned = [views[i].roll((a, b), (1, 2))[:, 2:-2, 3:-3] for a in range(-2, 3) for b in range(-3, 4)]
+        assert any(torch.equal(part, x[of[i]][:, 2:-2, 3:-3]) for part in aligned), "moved, and nothing else"
+    assert len(rounds_room.several_views(x, changed(views=0), order)[0]) == 10
+    assert len(rounds_room.several_views(x[..., :8, :8], changed(views=3), order)[0]) == 10, "too small to be moved"
+    found = attempts_room.attempt(lambda z: z.mean((2, 3)), x, labels(10) % 3, changed(views=3), seed=0, progress=False)
+    assert found.original.shape == (10, 3)
+    rows = torch.cat([a.rows for a in found.found if a.family == 0])
+    assert len(rows) > 10 > rows.max(), "an image has copies of several of its views"
 
 
 def test_kept_are_exactly_the_images_whose_prediction_changed_to_a_wrong_one(watched):

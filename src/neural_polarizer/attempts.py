@@ -12,16 +12,23 @@ from torch import Tensor
 from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
-from .kept import KEPT_BYTES
 from .outer import fooled
 from .polarizers import Polarizer
 from .precision import quick
 from .progress import Progress
-from .rounds import MOST_TRIED, Tally, fastest_layout, focused, perturbed, rule_of, scan, some_of
+from .rounds import (
+    Tally,
+    fastest_layout,
+    focused,
+    most_tried,
+    perturbed,
+    rule_of,
+    scan,
+    several_views,
+    some_of,
+)
 from .spread import spread
 from .suspicion import Suspicion, suspicion_of
-
-FEWEST = 10  # images that a family perturbs at least, however large they are
 
 
 class Attempt(NamedTuple):
@@ -90,7 +97,7 @@ class Attempts:
                 return fooled(cut, polarizer, "both", x, targets if conditional else None)
 
         for i in Progress(len(families), "perturb again", enabled=progress, lines=1):
-            some = some_of(images, _most(images, config), order)
+            some = some_of(images, most_tried(images, config), order)
             own, classes = (images[some], labels[some]), lead[i][: config.focus()[i]].to(images.device)
             begin = self.begin[i] if self.begin else None
             for rows, tried, targets in focused(*families[i], attacked, *own, classes, config.batch_size, order, begin):
@@ -116,11 +123,12 @@ def attempt(
     """
     families, layout = config.families(images.shape[1:], images.device.type), fastest_layout(forward, images)
     size = config.pass_size(images.shape[1:], images.device.type)
-    with torch.no_grad():
-        original = torch.cat([forward(b.contiguous(memory_format=layout)) for b in images.split(size)])
-    predictions, classes = original.argmax(1), original.shape[1]
-    labels = predictions if labels is None else labels
     order = torch.Generator().manual_seed(seed)
+    of, views = several_views(images, config, order)
+    with torch.no_grad():
+        said = torch.cat([forward(b.contiguous(memory_format=layout)) for b in views.split(size)])
+    original, predictions, classes = said[: len(images)], said.argmax(1), said.shape[1]
+    labels = (original.argmax(1) if labels is None else labels)[of]
     tallies, found, begin = list[Tally](), list[Attempt](), list[Tensor | None]()
 
     hasty = quick(forward, images)
@@ -137,12 +145,12 @@ def attempt(
         own = some[rows]
         worked = ((now != predictions[own]) & (now != labels[own])).nonzero()[:, 0]
         if len(worked):
-            found.append(Attempt(family, own[worked], tried[worked], targets[worked]))
+            found.append(Attempt(family, of[own[worked]], tried[worked], targets[worked]))
         return now[worked]
 
     for i in Progress(len(families), "perturb", enabled=progress, lines=2):
-        some = some_of(images, _most(images, config), order)
-        own = (images[some], labels[some])
+        some = some_of(views, most_tried(images, config), order)
+        own = (views[some], labels[some])
         tallies.append(tally := Tally(classes, images.device))
         begin.append(scan(families[i][0], attacked, *own, classes, size, order))
         given = (*families[i], attacked, *own)
@@ -158,9 +166,3 @@ def attempt(
     reached, possible = (torch.stack(t).cpu() for t in ([t.reached for t in tallies], [t.possible for t in tallies]))
     suspicion = suspicion_of(reached, possible, small if small.any() else None)
     return Attempts(original, found, suspicion, layout, begin)
-
-
-def _most(images: Tensor, config: FitConfig) -> int:
-    """How many images a family perturbs: of so many the perturbed ones fit into memory."""
-    fit = KEPT_BYTES // (images[0].numel() * images.element_size() * config.copies())
-    return min(MOST_TRIED, max(FEWEST, fit))

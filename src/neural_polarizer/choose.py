@@ -220,16 +220,17 @@ class Chooser:
 
         Those in the budget come first, or are the only ones; then those judged by the last look. What costs more, in
         accuracy on images that nobody has here or in time, must be better by more than luck: each doubling of the
-        strength beyond the first, r-CNPD, a longer fit, and one on a second look. Against a suspect each doubling may
-        be worse by that much: what few images let through, the trigger may be.
+        strength beyond the first, r-CNPD, a longer fit, and one on a second look. Against a suspect each doubling, and
+        the second look, may be worse by that much: what few images let through, the trigger may be.
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
 
         def worth(i: int) -> tuple[bool, int, float]:
             t = self.trials[i]
+            again = t.look > 1 and i != self._looked
             luck = self._luck if t.suspect is None else -self._luck
-            handicap = luck * math.log2(max(1.0, t.strength / STRENGTHS[FIRST]))
-            handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice + (t.look > 1 and i != self._looked))
+            handicap = luck * (math.log2(max(1.0, t.strength / STRENGTHS[FIRST])) + again)
+            handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice)
             return t.within_budget, t.look, t.score - handicap
 
         return max(places, key=worth, default=None)

@@ -22,6 +22,7 @@ from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
 from .history import History
+from .kept import KEPT_BYTES
 from .outer import fooled, wrong_targets
 from .perturb import Descent, ThreatModel, descend, learn_patterns
 from .polarizers import Polarizer
@@ -29,12 +30,14 @@ from .pool import Pool
 from .precision import quick
 from .progress import Progress
 from .spread import rows_of, spread
+from .views import moved_and_mirrored
 
 GROUP = 16  # universal perturbations that are learned at a time, so that a batch has several images for each
 FOCUS_BATCH = 64  # images of a step that one universal perturbation has for itself
 GLANCED, SCANNED = 8, 32  # images that a candidate is tried on, and that the best of them are tried on
 BEST = 8  # candidates of every class that are tried on more images
 MOST_TRIED = 1250  # clean images that one family perturbs, others for every family: a step draws one copy of an image
+FEWEST = 10  # images that one perturbs at least, however large they are
 MAX_CLASSES = 256  # with a universal perturbation in one round; of more classes so many are drawn
 
 Attacked = Callable[[Tensor, Tensor], "Tensor | Sequence[Tensor]"]
@@ -66,9 +69,10 @@ def fit_in_rounds(
     families, layout = config.families(images.shape[1:], images.device.type), fastest_layout(cut.original, images)
     conditional, hasty = isinstance(polarizer, ConditionalPolarizer), quick(cut.original, images)
     size = config.pass_size(images.shape[1:], images.device.type)
+    of, views = several_views(images, config, order)
     pool = Pool(
         cut, images, labels, original, views=config.views, batch_size=config.batch_size, pass_size=size, order=order,
-        copies=min(MOST_TRIED, len(images)) * config.copies() * config.rounds, layout=layout,
+        copies=min(MOST_TRIED, len(views)) * config.copies() * config.rounds, layout=layout,
     )  # fmt: skip
     every, history = torch.arange(len(images), device=images.device), History()
 
@@ -91,19 +95,39 @@ def fit_in_rounds(
         shares = {}
         for i in Progress(len(families), "perturb", enabled=progress, lines=1):
             tried, tally = 0, Tally(cut.classes, images.device)
-            some = some_of(images, MOST_TRIED, order)
-            given, rule = (*families[i], attacked, images[some], labels[some]), rule_of(config)
+            some = some_of(views, MOST_TRIED, order)
+            own = of[some]
+            given, rule = (*families[i], attacked, views[some], labels[own]), rule_of(config)
             for rows, found, targets in perturbed(*given, rule, cut.classes, config.batch_size, order, begin[i]):
-                tally.add(pool.take(some[rows], found, targets, i), labels[some[rows]])
+                tally.add(pool.take(own[rows], found, targets, i), labels[own[rows]])
                 tried += len(rows)
             most = tally.most(config.focus()[i])
             for rows, found, targets in focused(*given, most, config.batch_size, order, begin[i]):
-                pool.take(some[rows], found, targets, i)
+                pool.take(own[rows], found, targets, i)
             shares[f"moved_{i + 1}"] = float(tally.reached.sum()) / max(1, tried)
         polarizer.requires_grad_(True)
         pool.gather()
         history += pool.fit(polarizer, config, order, rows=every, round=number, told=shares, progress=progress)
     return history
+
+
+def several_views(images: Tensor, config: FitConfig, order: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What is perturbed: rows (M,) of the images, and views (M, C, H, W) of them, first the images as they are.
+
+    Of few images several views each, a little moved, where the config wants views: the clean side of the fit has them,
+    and what comes in one place alone is told from it by that place.
+    """
+    down, across = (side // 16 for side in images.shape[2:])
+    distinct = (2 * down + 1) * (2 * across + 1)
+    times = max(1, min(distinct, most_tried(images, config) // len(images))) if config.views else 1
+    moved = (moved_and_mirrored(images, order, mirror=False) for _ in range(times - 1))
+    return torch.arange(len(images), device=images.device).repeat(times), torch.cat([images, *moved])
+
+
+def most_tried(images: Tensor, config: FitConfig) -> int:
+    """How many images a family perturbs: of so many the perturbed ones fit into memory."""
+    fit = KEPT_BYTES // (images[0].numel() * images.element_size() * config.copies())
+    return min(MOST_TRIED, max(FEWEST, fit))
 
 
 def some_of(images: Tensor, most: int, order: torch.Generator) -> Tensor:
