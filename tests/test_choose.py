@@ -289,7 +289,7 @@ def test_a_family_counts_for_the_classes_that_it_reaches_most():
 
 
 def test_a_second_look_adds_what_still_passes(small, monkeypatch):
-    sizes, trial, attempt = [], room.Chooser.trial, room.attempt
+    sizes, families, trial, attempt = [], {}, room.Chooser.trial, room.attempt
     mixture = [Family(radius=1.0, share="target", steps=3, focus=2), Family(threat="flow", share="target", focus=1)]
     whole = changed(SMALL, mixture=mixture)
     monkeypatch.setattr(FitConfig, "in_rounds", classmethod(lambda cls, **options: changed(whole, **options)))
@@ -297,12 +297,14 @@ def test_a_second_look_adds_what_still_passes(small, monkeypatch):
 
     def watched(self, cut, pool, *args, **kwargs):
         sizes.append((self.look, len(pool.copies.of)))
+        families.setdefault(self.look, set()).update(pool.copies.family.tolist())
         return trial(self, cut, pool, *args, **kwargs)
 
     monkeypatch.setattr(room.Chooser, "trial", watched)
     choice = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0).choice
     first, again = (max(n for look, n in sizes if look == number) for number in (1, 2))
     assert again > first
+    assert families[2] == families[1] | {2}, "what it adds is judged as one family more"
     looked = [t for t in choice.trials if t.look == 2]
     assert len(looked) >= 2, "the best one is judged anew, and one is fitted on what was added"
     assert choice.perturbed > 0

@@ -242,7 +242,10 @@ class Chooser:
         return chosen
 
     def look_again(self, pool: Pool, place: int, strengths: Sequence[float]) -> None:
-        """Add what fools both the original model and the best polarizer, judge that one by it, and fit once more."""
+        """Add what fools both the original model and the best polarizer, judge that one by it, and fit once more.
+
+        It is judged as one family more: what still passes is little beside all else, and comes closest to a trigger.
+        """
         first, trial = self.taken(place), self.trials[place]
         found = self._every.again(
             first.cut, first.polarizer, self._images, self._labels, self._config, self.suspect, seed=self._seed + 3,
@@ -251,7 +254,7 @@ class Chooser:
         if not found:
             return
         for a in found:
-            pool.take(a.rows, a.images, a.targets, family=a.family)
+            pool.take(a.rows, a.images, a.targets, family=len(self._config.focus()))
         pool.gather()
         self.look, self._looked = 2, place
         self.trials[place] = first.trial = self.judged(replace(trial, look=2), pool, first.polarizer)
