@@ -229,7 +229,8 @@ class Chooser:
             t = self.trials[i]
             again = t.look > 1 and i != self._looked
             luck = self._luck if t.suspect is None else -self._luck
-            handicap = luck * (math.log2(max(1.0, t.strength / STRENGTHS[FIRST])) + again)
+            strength = max(t.strength, self.trials[self._looked].strength) if again else t.strength
+            handicap = luck * (math.log2(max(1.0, strength / STRENGTHS[FIRST])) + again)
             handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice)
             return t.within_budget, t.look, t.score - handicap
 
