@@ -149,10 +149,9 @@ def in_rounds(
     return made[0]
 
 
-def whole_plain_fit(net: nn.Module, clean: tuple[Tensor, Tensor], epochs: int) -> tuple[PolarizedModel, float]:
-    """The plain loop of so many epochs, to its end, and its seconds; without a warm-up, as it is timed."""
-    config = FitConfig.published("cifar10")
-    config = replace(config, epochs=epochs, warmup_epochs=0, batch_size=BATCH)
+def whole_plain_fit(net: nn.Module, clean: tuple[Tensor, Tensor]) -> tuple[PolarizedModel, float]:
+    """The plain loop's 50 epochs, to their end, and its seconds; without a warm-up, as it is timed."""
+    config = replace(FitConfig.published("cifar10"), epochs=EPOCHS, warmup_epochs=0, batch_size=BATCH)
     cut = make_cut(net, LAYER, clean[0][:2], "graph")
     mean, var, _ = measure(cut, clean[0], BATCH)
     polarizer = _started("npd", config, cut, 0, mean, var)
@@ -216,7 +215,7 @@ def main() -> int:
         of_rounds = Table()
         plain_fit, other = EPOCHS * rate * len(images), None
         if options.whole:
-            other, plain_fit = whole_plain_fit(net, (images, labels), EPOCHS)
+            other, plain_fit = whole_plain_fit(net, (images, labels))
         made = in_rounds(net, (images, labels), plain_fit, options.chosen, of_rounds)
         if other is not None:
             judge = judge_of(network(), options.data)

@@ -341,6 +341,8 @@ def test_luck_decides_against_strength_but_for_it_against_a_suspect(small, suspe
     for score, best in ((0.57, (1, 1)), (0.53, (0, 1)), (0.47, (0, 1)), (0.43, (0, 0))):
         chooser.trials = [judged, replace(fitted, score=score)]
         assert chooser.best() == best[suspect is not None], "on a second look as for strength"
+    chooser.trials = [replace(judged, strength=0.2), replace(fitted, score=0.47)]
+    assert chooser.best() == (0 if suspect is None else 1), "a weaker one counts as strong as what it replaces"
 
 
 @pytest.mark.parametrize("suspected", [True, False])

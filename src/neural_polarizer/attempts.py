@@ -16,17 +16,7 @@ from .outer import fooled
 from .polarizers import Polarizer
 from .precision import quick
 from .progress import Progress
-from .rounds import (
-    Tally,
-    fastest_layout,
-    focused,
-    most_tried,
-    perturbed,
-    rule_of,
-    scan,
-    several_views,
-    some_of,
-)
+from .rounds import Tally, fastest_layout, focused, most_tried, perturbed, rule_of, scan, several_views, some_of
 from .spread import spread
 from .suspicion import Suspicion, suspicion_of
 

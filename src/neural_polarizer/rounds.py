@@ -120,8 +120,9 @@ def several_views(images: Tensor, config: FitConfig, order: torch.Generator) -> 
     down, across = (side // 16 for side in images.shape[2:])
     distinct = (2 * down + 1) * (2 * across + 1)
     times = max(1, min(distinct, most_tried(images, config) // len(images))) if config.views else 1
-    moved = (moved_and_mirrored(images, order, mirror=False) for _ in range(times - 1))
-    return torch.arange(len(images), device=images.device).repeat(times), torch.cat([images, *moved])
+    moved = [moved_and_mirrored(images, order, mirror=False) for _ in range(times - 1)]
+    every = torch.arange(len(images), device=images.device)
+    return every.repeat(times), torch.cat([images, *moved]) if moved else images  # many images are not copied
 
 
 def most_tried(images: Tensor, config: FitConfig) -> int:
