@@ -18,7 +18,7 @@ from .perturb import NORMS, SHARES, STEP_RULES, Descent
 from .threats import Additive, Flow, Quantised, Share, Smooth, Sparse, ThreatModel, Wave
 
 SPARSE = ("patch", "pixels")
-FAINT = 3  # the side of a patch that reaches no class of a clean network: docs/results.md
+FAINT = 3  # the side of a patch; larger ones reach a class of a clean network, too: docs/results.md
 GRIDDED = ("flow", "smooth", "wave")
 THREATS = (*NORMS, "smooth", "wave", "flow", *SPARSE, "quantised")
 MAX_FAMILIES = 16  # mixtures are read from strangers' files

@@ -14,7 +14,7 @@ from ...config import FitConfig
 from ...models.sketch import sketch
 from ...models.zoo import build_model, sized
 from ...pool import views_for
-from ...rounds import FOCUS_BATCH, GROUP
+from ...rounds import FOCUS_BATCH, GROUP, MOST_TRIED
 from ..baselines.registry import BASELINES, build_baseline
 from ..datasets.registry import CLASSES
 from .cells import Cell, Network
@@ -89,12 +89,14 @@ def passes(cell: Cell) -> float:
 def rounds_passes(cell: Cell, config: FitConfig) -> float:
     """Perturbing, and looking at clean and perturbed images once; the fit itself runs behind the cut alone."""
     classes = CLASSES.get(cell.network.dataset, USUAL)
+    # Few images have several views, up to this number (fewer where they are too small to be moved so often).
+    tried = MOST_TRIED if config.views else min(MOST_TRIED, cell.clean)
     steps = 0.0
     for family in config.mixture:
         shared = family.share == "target"
-        steps += family.steps * config.batch_size * -(-classes // GROUP) if shared else family.steps * cell.clean
+        steps += family.steps * config.batch_size * -(-classes // GROUP) if shared else family.steps * tried
         steps += family.steps * family.focus * min(config.batch_size, FOCUS_BATCH)
-    looked = cell.clean * (1 + views_for(config.views, cell.clean) + config.rounds * config.copies())
+    looked = cell.clean * (1 + views_for(config.views, cell.clean)) + tried * config.rounds * config.copies()
     return config.rounds * steps + looked / BACKWARD
 
 
