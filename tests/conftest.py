@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from neural_polarizer import precision
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)  # two workers on two cores
 
@@ -15,3 +17,9 @@ def global_generator_untouched():
     before = torch.get_rng_state()
     yield
     assert torch.equal(before, torch.get_rng_state()), "something drew from the global random number generator"
+
+
+@pytest.fixture
+def full_width(monkeypatch):
+    """No bfloat16, whatever the processor is fast at."""
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device: False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,10 +48,15 @@ def fits(capture="auto", **changes):
     for kind, config in ((k, replace(c, **changes)) for k, c in configs().items()):
         for method in METHODS:
             cut = make_cut(net, "block", x[:2], capture)
-            mean, var, original = measure(cut, x, config.batch_size)
-            polarizer = _started(method, config, cut, 0, mean, var).double()
-            fit = fit_in_rounds if config.loop == "rounds" else fit_per_batch
-            history = fit(cut, polarizer, x, y, original, config, seed=0, progress=False)
+            if config.loop == "rounds":
+                start = partial(_started, method, config, cut, 0)
+                polarizer, history = fit_in_rounds(
+                    cut, lambda *s, start=start: start(*s).double(), x, y, config, seed=0, progress=False
+                )
+            else:
+                mean, var, original = measure(cut, x, config.batch_size)
+                polarizer = _started(method, config, cut, 0, mean, var).double()
+                history = fit_per_batch(cut, polarizer, x, y, original, config, seed=0, progress=False)
             out[f"{kind} {method}"] = {k: v.detach().clone() for k, v in polarizer.state_dict().items()}
             out[f"{kind} {method} told"] = dict(history[-1])
     return out

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from neural_polarizer import FitConfig, FitDiverged, InputError, PolarizedModel, purify
+from neural_polarizer import FitConfig, FitDiverged, InputError, PolarizedModel, precision, purify
 from neural_polarizer import attempts as attempts_room
 from neural_polarizer import kept as kept_room
 from neural_polarizer import pool as pool_room
 from neural_polarizer import rounds as rounds_room
+from neural_polarizer import sweep as sweep_room
 from neural_polarizer.capture import make_cut
 from neural_polarizer.cut import Cut
 from neural_polarizer.graph import GraphCut
@@ -19,6 +20,7 @@ from neural_polarizer.kept import Kept, parts_by_row
 from neural_polarizer.mixture import Family
 from neural_polarizer.polarizers import Full
 from neural_polarizer.pool import Copies
+from neural_polarizer.sweep import Sweep
 from neural_polarizer.threats import Flow, Wave
 from neural_polarizer.views import moved_and_mirrored
 
@@ -71,14 +73,14 @@ def changed(config: FitConfig = QUICK, **options) -> FitConfig:
 def watched(monkeypatch):
     """What every step of the outer problem is given, and every set of perturbed images."""
     seen = {"perturbed": [], "steps": [], "copies": []}
-    found, step, gather = rounds_room.perturbed, pool_room.Outer.add, Copies.gather
+    found, step, gather = Sweep.everywhere, pool_room.Outer.add, Copies.gather
 
-    def perturbed(*args):
+    def everywhere(*args):
         for batch in found(*args):
             seen["perturbed"].append(batch)
             yield batch
 
-    monkeypatch.setattr(rounds_room, "perturbed", perturbed)
+    monkeypatch.setattr(Sweep, "everywhere", everywhere)
     monkeypatch.setattr(Copies, "gather", lambda self: (gather(self), seen["copies"].append(self))[0])
     monkeypatch.setattr(
         pool_room.Outer, "add", lambda self, *a, **k: (seen["steps"].append((a, k)), step(self, *a, **k))[1]
@@ -108,7 +110,7 @@ def test_before_every_layer_of_every_net(name, layer):
 
 @pytest.mark.parametrize("method", ["npd", "r-cnpd"])
 @pytest.mark.parametrize("name", ZOO)
-def test_kept_activations_and_whole_passes_fit_the_same(method, name):
+def test_kept_activations_and_whole_passes_fit_the_same(full_width, method, name):
     """The graph's tail on kept rows, and hooks on kept images, are two ways to the same polarizer."""
     layer = ZOO[name][1][0]
     states = [
@@ -173,11 +175,13 @@ def test_kept_are_exactly_the_images_whose_prediction_changed_to_a_wrong_one(wat
 
 
 @pytest.mark.parametrize("condition", ["reached", "target"])
-def test_conditions_and_classes_to_push_away(watched, monkeypatch, condition):
+def test_conditions_and_classes_to_push_away(watched, full_width, monkeypatch, condition):
     """Clean images carry the original prediction; perturbed ones the class they reached, which is pushed away as well."""
     given = []
     forward = Kept.forward
-    monkeypatch.setattr(Kept, "forward", lambda self, g, r, c: (given.append((r, c)), forward(self, g, r, c))[1])
+    monkeypatch.setattr(
+        Kept, "forward", lambda self, g, r, c, h=None: (given.append((r, c)), forward(self, g, r, c, h))[1]
+    )
     net = lively("skips")
     quick(net, method="e-cnpd", config=changed(condition=condition))
     (copies,) = watched["copies"]
@@ -239,7 +243,7 @@ def test_same_seed_same_bits(method):
     assert any(not torch.equal(v, runs[2][k]) for k, v in runs[0].items())
 
 
-def test_what_does_not_fit_into_memory_is_computed_again(monkeypatch):
+def test_what_does_not_fit_into_memory_is_computed_again(full_width, monkeypatch):
     net = lively("skips")
     fits = quick(net, method="r-cnpd").polarizer.state_dict()
     monkeypatch.setattr(kept_room, "KEPT_BYTES", 20 * 5 * 6 * 64 * 4 * 2 - 1)  # m and its shortcut, 100 rows
@@ -332,11 +336,11 @@ def test_few_and_many_classes(method, classes):
 
 def test_universal_patterns_of_many_classes_are_bounded(monkeypatch, watched):
     """At most MAX_CLASSES of them in a round, learned GROUP at a time."""
-    monkeypatch.setattr(rounds_room, "MAX_CLASSES", 5)
-    monkeypatch.setattr(rounds_room, "GROUP", 2)
-    groups, learn = [], rounds_room.learn_patterns
+    monkeypatch.setattr(sweep_room, "MAX_CLASSES", 5)
+    monkeypatch.setattr(sweep_room, "GROUP", 2)
+    groups, learn = [], sweep_room.learn_patterns
     monkeypatch.setattr(
-        rounds_room, "learn_patterns", lambda t, f, x, y, group, *a, **k: (groups.append(group), learn(t, f, x, y, group, *a, **k))[1]
+        sweep_room, "learn_patterns", lambda t, f, x, y, group, *a, **k: (groups.append(group), learn(t, f, x, y, group, *a, **k))[1]
     )  # fmt: skip
     config = changed(mixture=MIXTURE[1:2], epochs=1)
     quick(many_classes(50), "conv2", (images(40), labels(40, classes=50)), method="npd", config=config)
@@ -347,7 +351,7 @@ def test_universal_patterns_of_many_classes_are_bounded(monkeypatch, watched):
 
 def test_classes_in_focus_get_patterns_of_their_own(monkeypatch):
     """Those that the shared patterns reach most, one after the other, learned on images of other classes alone."""
-    learned, learn, kept, take = [], rounds_room.learn_patterns, [], pool_room.Pool.take
+    learned, learn, kept, take = [], sweep_room.learn_patterns, [], pool_room.Pool.take
 
     def learning(threat, attacked, x, y, group, *rest, **named):
         learned.append((group.tolist(), y))
@@ -358,7 +362,7 @@ def test_classes_in_focus_get_patterns_of_their_own(monkeypatch):
         kept.append((rows, targets, reached))
         return reached
 
-    monkeypatch.setattr(rounds_room, "learn_patterns", learning)
+    monkeypatch.setattr(sweep_room, "learn_patterns", learning)
     monkeypatch.setattr(pool_room.Pool, "take", taking)
     x, y = images(40), labels(40)
     config = changed(mixture=[Family(radius=2.0, share="target", steps=3, focus=2)], epochs=1, batch_size=40)
@@ -391,8 +395,11 @@ def test_a_pattern_of_its_own_fools_more():
     def forward(images, targets):
         return net(images)
 
-    together = reach(rounds_room.perturbed(threat, how, forward, x, y, "random", CLASSES, 12, order.manual_seed(0)))
-    alone = reach(rounds_room.focused(threat, how, forward, x, y, torch.arange(CLASSES), 12, order.manual_seed(0)))
+    sweep = Sweep(threat, how, forward, x, y, 12, order)
+    order.manual_seed(0)
+    together = reach(sweep.everywhere("random", CLASSES))
+    order.manual_seed(0)
+    alone = reach(sweep.focused(torch.arange(CLASSES)))
     assert sum(alone.values()) > sum(together.values())
 
 
@@ -411,6 +418,26 @@ def test_without_labels_and_where_nothing_can_be_moved():
     still = quick(net, clean=USUAL[0], config=changed(mixture=[Family(radius=1e-6)]))
     assert still.history[0]["moved_1"] == still.history[0]["loss_ce"] == 0
     torch.testing.assert_close(still(images()), net(images()), atol=1e-4, rtol=0)
+
+
+def test_in_bfloat16_only_the_steps_are_rounded(monkeypatch):
+    """What judges is at full width, and to change nothing costs nothing, as clean logits are held to rounded ones."""
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device: True)
+    (x, y), rows, order = USUAL, torch.arange(20), torch.Generator().manual_seed(0)
+
+    def pool_of(net):
+        cut = make_cut(net, "block", x[:2], "graph")
+        return pool_room.Pool(cut, x, y, views=0, copies=0, batch_size=8, pass_size=8, order=order)
+
+    net = make("skips")
+    pool, said = pool_of(net), plain_logits(net, x)
+    identity = quick(net, layer="block", config=changed(epochs=0)).polarizer
+    torch.testing.assert_close(pool.on_clean(identity, rows), said, atol=1e-4, rtol=1e-4)
+    assert 0 < (pool._held_to - said).abs().max() < 0.02 * said.abs().max(), "rounded"
+    still = quick(net, layer="block", config=changed(mixture=[Family(radius=1e-6)], epochs=5, lr=0.01))
+    torch.testing.assert_close(still(x), said, atol=2e-3, rtol=2e-3)
+    touchy = lively("skips")  # its logits are small differences of large numbers, and many classes change
+    assert torch.equal(pool_of(touchy)._held_to, pool_of(touchy)._said), "such a network is worked on at full width"
 
 
 def test_channels_last_only_where_the_model_bears_it():
@@ -505,7 +532,7 @@ def test_whether_views_are_mirrored_is_what_the_model_says(monkeypatch, share):
     assert all(mirror == (share == 0.0) for mirror in asked)
 
 
-def test_the_original_output_is_kept_on_views(watched, monkeypatch):
+def test_the_original_output_is_kept_on_views(watched, full_width, monkeypatch):
     """A step's clean half is a view of its images, beside what the original model says of that view."""
     monkeypatch.setattr(pool_room, "SAME_IN_A_MIRROR", 0.0)  # images of 8 pixels are mirrored or not, and never moved
     quick("skips", method="r-cnpd", config=changed(views=2, clip=1.0))
@@ -554,13 +581,13 @@ def test_the_best_of_what_can_be_tried_for_each_class():
 
 def test_patterns_begin_with_what_was_found(monkeypatch):
     """In the first families of a fit and in those of `attempt` alike; without a step they stay there."""
-    begun, learn = [], rounds_room.learn_patterns
+    begun, learn = [], sweep_room.learn_patterns
 
     def watched(threat, *args, begin=None, **kwargs):
         begun.append(None if begin is None else begin.clone())
         return learn(threat, *args, begin=begin, **kwargs)
 
-    monkeypatch.setattr(rounds_room, "learn_patterns", watched)
+    monkeypatch.setattr(sweep_room, "learn_patterns", watched)
     family = Family(threat="wave", radius=4.0, share="target", steps=0, focus=1)
     quick(config=replace(QUICK, mixture=(family, Family(share="target", steps=1))))
     waves, ball = [b for b in begun if b is not None], [b for b in begun if b is None]

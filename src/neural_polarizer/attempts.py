@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,10 @@ from .outer import fooled
 from .polarizers import Polarizer
 from .precision import quick
 from .progress import Progress
-from .rounds import Tally, fastest_layout, focused, most_tried, perturbed, rule_of, scan, several_views, some_of
+from .rounds import fastest_layout, most_tried, rule_of, scan, several_views, some_of
 from .spread import spread
 from .suspicion import Suspicion, suspicion_of
+from .sweep import Sweep, Tally
 
 
 class Attempt(NamedTuple):
@@ -90,7 +92,8 @@ class Attempts:
             some = some_of(images, most_tried(images, config), order)
             own, classes = (images[some], labels[some]), lead[i][: config.focus()[i]].to(images.device)
             begin = self.begin[i] if self.begin else None
-            for rows, tried, targets in focused(*families[i], attacked, *own, classes, config.batch_size, order, begin):
+            family = Sweep(*families[i], attacked, *own, config.batch_size, order, begin)
+            for rows, tried, targets in family.focused(classes):
                 out.append(Attempt(i, some[rows], tried, targets))
         return out
 
@@ -127,12 +130,11 @@ def attempt(
         with hasty:
             return forward(x.contiguous(memory_format=layout))
 
-    def keep(family: int, some: Tensor, rows: Tensor, tried: Tensor, targets: Tensor) -> Tensor:
+    def keep(own: Tensor, tried: Tensor, targets: Tensor, family: int) -> Tensor:
         """Keep what fooled the model; the classes (P,) that it reached."""
-        part = spread().part(len(rows)).rows
+        part = spread().part(len(own)).rows
         with torch.no_grad():
-            now = spread().whole(attacked(tried[part], targets[part]).argmax(1), len(rows))
-        own = some[rows]
+            now = spread().whole(attacked(tried[part], targets[part]).argmax(1), len(own))
         worked = ((now != predictions[own]) & (now != labels[own])).nonzero()[:, 0]
         if len(worked):
             found.append(Attempt(family, of[own[worked]], tried[worked], targets[worked]))
@@ -141,17 +143,9 @@ def attempt(
     for i in Progress(len(families), "perturb", enabled=progress, lines=2):
         some = some_of(views, most_tried(images, config), order)
         own = (views[some], labels[some])
-        tallies.append(tally := Tally(classes, images.device))
         begin.append(scan(families[i][0], attacked, *own, classes, size, order))
-        given = (*families[i], attacked, *own)
-        for part in perturbed(*given, rule_of(config), classes, config.batch_size, order, begin[i]):
-            tally.add(keep(i, some, *part), own[1][part[0]])
-        leading = tally.most(config.focus()[i])
-        tally.reached[leading] = tally.possible[leading] = 0  # what they reach with all effort counts instead
-        for part in focused(*given, leading, config.batch_size, order, begin[i]):
-            ended, target = keep(i, some, *part), int(part[2][0])
-            tally.reached[target] += int((ended == target).sum())
-            tally.possible[target] += len(part[0])
+        family = Sweep(*families[i], attacked, *own, config.batch_size, order, begin[i])
+        tallies.append(family.run(some, rule_of(config), classes, config.focus()[i], partial(keep, family=i)))
     small = torch.tensor([f.telling for f in config.mixture])
     reached, possible = (torch.stack(t).cpu() for t in ([t.reached for t in tallies], [t.possible for t in tallies]))
     suspicion = suspicion_of(reached, possible, small if small.any() else None)

@@ -120,25 +120,24 @@ class Chooser:
     Args:
         images, labels: (N, C, H, W) in [0, 1], (N,), on the device where to work.
         attempts: their perturbations.
-        labelled: whether the labels came from the user.
         config: what every trial starts from, `loop="rounds"`.
-        start: makes and starts a polarizer for a cut: method, cut -> polarizer.
+        start: method, config, cut, mean and variance (C,) of what enters there -> a polarizer at the identity.
     """
 
     def __init__(
         self,
         images: Tensor,
-        labels: Tensor,
+        labels: Tensor | None,
         attempts: Attempts,
         *,
-        labelled: bool,
         config: FitConfig,
-        start: Callable[[str, Cut, FitConfig], Polarizer],
+        start: Callable[[str, FitConfig, Cut, Tensor, Tensor], Polarizer],
         max_accuracy_drop: float,
         seed: int,
         progress: bool,
     ) -> None:
-        self._images, self._labels, self._labelled = images, labels, labelled
+        self._images, self._labelled = images, labels is not None
+        self._labels = attempts.original.argmax(1) if labels is None else labels
         self._config, self._start, self._budget = config, start, max_accuracy_drop
         self._seed, self._progress = seed, progress
         self.held, self._rows = (rows.to(images.device) for rows in held_back(len(images), seed))
@@ -152,7 +151,7 @@ class Chooser:
         """What the trials at one cut share."""
         attempts = self._every.sent_to(self.suspect)
         pool = Pool(
-            cut, self._images, self._labels, self._original, views=self._config.views,
+            cut, self._images, self._labels, views=self._config.views,
             copies=sum(len(a.rows) for a in attempts.found), batch_size=self._config.batch_size,
             pass_size=self._config.pass_size(self._images.shape[1:], self._images.device.type), layout=attempts.layout,
             order=torch.Generator().manual_seed(self._seed + 2),
@@ -188,7 +187,7 @@ class Chooser:
             config = replace(config, lambda_ce=strength, lambda_max=strength, lambda_asr=strength)
         started, chosen = time.perf_counter(), None
         try:
-            polarizer = self._start(method, cut, config)
+            polarizer = self._start(method, config, cut, *pool.statistics())
             order = torch.Generator().manual_seed(self._seed)
             history = pool.fit(polarizer, config, order, rows=self._rows, progress=False)
             made = self.judged(Trial(cut.layer, method, strength, twice=twice), pool, polarizer)
@@ -269,7 +268,8 @@ class Chooser:
         taken = None if place is None else self._kept[place]
         outside = self._kept[best] if taken is None and best is not None else None
         if taken is None:
-            taken = Chosen(self._start(method, cut, self._config), cut.layer, method, None, History(), cut)
+            unfitted = self._start(method, self._config, cut, *pool.statistics())
+            taken = Chosen(unfitted, cut.layer, method, None, History(), cut)
         drop, interval = self.drop(pool, taken.polarizer)
         before, after = self.accuracies(pool, taken.polarizer)
         choice = Choice(
@@ -329,14 +329,13 @@ class Chooser:
 def choose(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     *,
-    labelled: bool,
     method: str,
     layer: str,
     config: FitConfig | None,
     max_accuracy_drop: float,
-    start: Callable[[str, Cut, FitConfig], Polarizer],
+    start: Callable[[str, FitConfig, Cut, Tensor, Tensor], Polarizer],
     seed: int,
     capture: str,
     progress: bool,
@@ -345,11 +344,11 @@ def choose(
     """Try layers, methods and strengths; see the top of this file.
 
     Args:
-        model, images, labels: on one device; (N, C, H, W) in [0, 1], (N,). `labelled`: they came from the user.
+        model, images, labels: on one device; (N, C, H, W) in [0, 1], (N,) or None: what the model predicts.
         method, layer: a name, or "auto"; what cannot be merged is not tried where the config wants mergeable.
         config: keeps its lambdas, and only the rest is chosen; None chooses them as well.
         attempts: the perturbed images, if they are known.
-        start: a method, a cut and a config -> a polarizer at the identity.
+        start: see `Chooser`.
 
     Returns:
         What is to be used (the identity where nothing kept the budget), what was tried, and the best trial of all where
@@ -378,7 +377,7 @@ def choose(
     elif attempts.original.shape[0] != len(images) or len(attempts.suspicion.reached) != len(base.focus()):
         raise InputError("attempts: found those on other clean images or of another mixture")
     chooser = Chooser(
-        images, labels, attempts, labelled=labelled, config=base, start=start, max_accuracy_drop=max_accuracy_drop,
+        images, labels, attempts, config=base, start=start, max_accuracy_drop=max_accuracy_drop,
         seed=seed, progress=progress,
     )  # fmt: skip
     first_method = "npd" if method == "auto" else method

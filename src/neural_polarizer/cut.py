@@ -76,7 +76,7 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
-def _first_pass(view: nn.Module, example: Tensor) -> Tensor:
+def first_pass(view: nn.Module, example: Tensor) -> Tensor:
     """Logits of the example; whatever the model raises is the input's fault and says so."""
     try:
         return logits_of(view(example))
@@ -288,7 +288,7 @@ class Cut:
             self._layer.register_forward_hook(behind, with_kwargs=True),
         ]
         try:
-            logits = _first_pass(self.view, example)
+            logits = first_pass(self.view, example)
         finally:
             for handle in handles:
                 handle.remove()
@@ -346,5 +346,5 @@ def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
     for module in names:
         module.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():
-        _first_pass(view, check_images("example", example).to(dtype_of(model)))
+        first_pass(view, check_images("example", example).to(dtype_of(model)))
     return [info for name, info in found.items() if calls[name] == 1]

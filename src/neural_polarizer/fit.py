@@ -7,7 +7,8 @@ problem in `perturb`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,15 +18,14 @@ from .attempts import Attempts, attempt
 from .build import METHOD_STRUCTURE, build_polarizer
 from .capture import make_cut
 from .checks import check_choice, check_labels, check_number, device_of, dtype_of, usable_device
-from .choice import Choice
 from .choose import Chosen, choose
 from .clean import load_clean
 from .conditional import ConditionalPolarizer
 from .config import FitConfig
-from .cut import Cut, frozen_view, logits_of
+from .cut import Cut, first_pass, frozen_view, logits_of
 from .errors import InputError
 from .history import History
-from .kept import Kept
+from .kept import Kept, mean_and_variance
 from .losses import without_class
 from .methods import METHODS
 from .outer import Entered, FitDiverged, Outer, batches, condition_for, warm_up, wrong_targets
@@ -105,41 +105,38 @@ def purify(
         raise InputError(
             f"mergeable: found True for {method}, wanted 'npd': what depends on the class cannot be merged"
         )
-    working, images, labels = _brought(model, clean, device)
-    home = device_of(model)
-    shape = (images.shape[1], images.shape[2], images.shape[3])
+    if attempts is not None and config is not None and AUTO not in (method, layer):
+        raise InputError("attempts: found some where nothing is chosen, wanted None")
+    working, images, labels = _brought(model, clean, device, config)
+    home, shape = device_of(model), (images.shape[1], images.shape[2], images.shape[3])
+
+    def finished(c: Chosen) -> PolarizedModel:
+        return PolarizedModel(
+            model, c.polarizer.to(home), c.layer, image_shape=shape, method=c.method, config=c.config,
+            history=c.history, clean_images=len(images), capture=capture, cut=c.cut if working is model else None,
+        )  # fmt: skip
+
+    def start(method: str, config: FitConfig, cut: Cut, mean: Tensor, var: Tensor) -> Polarizer:
+        return _started(method, config, cut, seed, mean, var)
+
     if config is None or AUTO in (method, layer):
-        taken, choice, outside = _chosen(
-            working, images, labels, method, layer, config, max_accuracy_drop, seed, capture, progress, attempts
-        )
-
-        def finished(c: Chosen) -> PolarizedModel:
-            return PolarizedModel(
-                model, c.polarizer.to(home), c.layer, image_shape=shape, method=c.method, config=c.config,
-                history=c.history, clean_images=len(images), capture=capture, cut=c.cut if working is model else None,
-            )  # fmt: skip
-
+        taken, choice, outside = choose(
+            working, images, labels, method=method, layer=layer, config=config, max_accuracy_drop=max_accuracy_drop,
+            start=start, seed=seed, capture=capture, progress=progress, attempts=attempts,
+        )  # fmt: skip
         purified = finished(taken)
         purified.choice, purified.outside_budget = choice, None if outside is None else finished(outside)
         return purified
-    if attempts is not None:
-        raise InputError("attempts: found some where nothing is chosen, wanted None")
     cut = make_cut(working, layer, images[:2], capture)
-    if labels is not None:
-        labels = check_labels("clean", labels, len(images), cut.classes).to(images.device)
-    _check_target(config, cut.classes)
-
-    mean, var, original = measure(cut, images, config.pass_size(images.shape[1:], images.device.type))
-    polarizer = _started(method, config, cut, seed, mean, var)
-    fit = fit_in_rounds if config.loop == "rounds" else fit_per_batch
-    history = fit(
-        cut, polarizer, images, original.argmax(1) if labels is None else labels, original, config,
-        seed=seed, progress=progress,
-    )  # fmt: skip
-    return PolarizedModel(
-        model, polarizer.to(home), layer, image_shape=shape, method=method, config=config, history=history,
-        clean_images=len(images), capture=capture, cut=cut if working is model else None,
-    )  # fmt: skip
+    if config.loop == "rounds":
+        begin = partial(start, method, config, cut)
+        polarizer, history = fit_in_rounds(cut, begin, images, labels, config, seed=seed, progress=progress)
+    else:
+        mean, var, original = measure(cut, images, config.pass_size(images.shape[1:], images.device.type))
+        polarizer = start(method, config, cut, mean, var)
+        labels = original.argmax(1) if labels is None else labels
+        history = fit_per_batch(cut, polarizer, images, labels, original, config, seed=seed, progress=progress)
+    return finished(Chosen(polarizer, layer, method, config, history, cut))
 
 
 def attempts_on(
@@ -155,18 +152,13 @@ def attempts_on(
 
     Arguments and errors are those of `purify`.
     """
-    working, images, labels = _brought(model, clean, device)
+    working, images, labels = _brought(model, clean, device, config)
     view, config = frozen_view(working), config or FitConfig.in_rounds()
-    if labels is not None:
-        with torch.no_grad():
-            classes = logits_of(view(images[:2])).shape[1]
-        labels = check_labels("clean", labels, len(images), classes).to(images.device)
-        _check_target(config, classes)
     return attempt(lambda x: logits_of(view(x)), images, labels, config, seed=seed + 1, progress=progress)
 
 
 def _brought(
-    model: nn.Module, clean: Any, device: torch.device | str | None
+    model: nn.Module, clean: Any, device: torch.device | str | None, config: FitConfig | None
 ) -> tuple[nn.Module, Tensor, Tensor | None]:
     """The model to work with, and the clean images and labels, where the work is done."""
     images, labels = load_clean(clean)
@@ -176,48 +168,14 @@ def _brought(
     narrow = torch.finfo(dtype_of(model)).bits < 32
     working = model if where == home and not narrow else copy.deepcopy(model).to(where)
     working = working.float() if narrow else working
-    return working, images.to(where, dtype_of(working)), labels
-
-
-def _chosen(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor | None,
-    method: str,
-    layer: str,
-    config: FitConfig | None,
-    max_accuracy_drop: float,
-    seed: int,
-    capture: str,
-    progress: bool,
-    attempts: Attempts | None,
-) -> tuple[Chosen, Choice, Chosen | None]:
-    """`choose`, with polarizers that start from what the clean images are at each cut."""
-    view, size = frozen_view(model), (config or FitConfig()).pass_size(images.shape[1:], images.device.type)
+    images = images.to(where, dtype_of(working))
     with torch.no_grad():
-        original = torch.cat([logits_of(view(batch)) for batch in images.split(size)])
-    classes = original.shape[1]
+        classes = first_pass(frozen_view(working), images[:2]).shape[1]
     if labels is not None:
-        labels = check_labels("clean", labels, len(images), classes).to(images.device)
-    if config is not None:
-        _check_target(config, classes)
-    measured: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def start(name: str, cut: Cut, config: FitConfig) -> Polarizer:
-        if cut.layer not in measured:
-            measured[cut.layer] = measure(cut, images, size)[:2]
-        return _started(name, config, cut, seed, *measured[cut.layer])
-
-    return choose(
-        model, images, original.argmax(1) if labels is None else labels, labelled=labels is not None, method=method,
-        layer=layer, config=config, max_accuracy_drop=max_accuracy_drop, start=start, seed=seed, capture=capture,
-        progress=progress, attempts=attempts,
-    )  # fmt: skip
-
-
-def _check_target(config: FitConfig, classes: int) -> None:
-    if isinstance(config.target, int) and config.target >= classes:
+        labels = check_labels("clean", labels, len(images), classes).to(where)
+    if config is not None and isinstance(config.target, int) and config.target >= classes:
         raise InputError(f"target: found {config.target}, wanted 0 to {classes - 1}")
+    return working, images, labels
 
 
 def _started(method: str, config: FitConfig, cut: Cut, seed: int, mean: Tensor, var: Tensor) -> Polarizer:
@@ -248,19 +206,18 @@ def _structure(method: str, config: FitConfig, cut: Cut, seed: int) -> tuple[str
 @torch.no_grad()
 def measure(cut: Cut, images: Tensor, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance (C,) of the activations at the cut over all images and positions; original logits (N, K)."""
-    total = square = torch.zeros(cut.channels, dtype=torch.float64, device=images.device)
-    count, logits = 0, []
+    logits, seen = list[Tensor](), list[Tensor]()
 
     def note(m: Tensor) -> Tensor:
-        nonlocal total, square, count
-        rows = m.movedim(cut.channel_dim, -1).reshape(-1, cut.channels).double()
-        total, square, count = total + rows.sum(0), square + rows.square().sum(0), count + len(rows)
+        seen.append(m)
         return m
 
-    for batch in images.split(batch_size):
-        logits.append(cut.edited(batch, note))
-    mean = total / count
-    return mean.float(), (square / count - mean.square()).clamp_min(0).float(), torch.cat(logits)
+    def entering() -> Iterator[Tensor]:
+        for batch in images.split(batch_size):
+            logits.append(cut.edited(batch, note))
+            yield seen.pop()
+
+    return *mean_and_variance(entering(), cut.channel_dim), torch.cat(logits)
 
 
 def fit_per_batch(

@@ -52,6 +52,7 @@ def folded(program: fx.GraphModule) -> fx.GraphModule:
             with graph.inserting_before(norm):
                 own = put(f"fold{i}_scale", scale.to(var.dtype)), put(f"fold{i}_offset", offset.to(var.dtype))
                 views = [graph.call_function(torch.ops.aten.view.default, (n, sizes)) for n in own]
+                views = [graph.call_function(torch.ops.aten.type_as.default, (v, entering)) for v in views]
                 sum_ = graph.call_function(torch.ops.aten.addcmul.default, (views[1], entering, views[0]))
             norm.replace_all_uses_with(sum_)
         graph.erase_node(norm)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +33,19 @@ def parts_by_row(cut: Cut, example: Tensor) -> list[bool] | None:
         else:
             return None
     return found
+
+
+@torch.no_grad()
+def mean_and_variance(parts: Iterable[Tensor], channel_dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) over all images and positions, of activations that come in parts."""
+    total: Tensor | float = 0.0
+    square: Tensor | float = 0.0
+    count = 0
+    for m in parts:
+        rows = m.movedim(channel_dim, -1).flatten(0, -2).double()
+        total, square, count = total + rows.sum(0), square + rows.square().sum(0), count + len(rows)
+    mean = torch.as_tensor(total / count)
+    return mean.float(), (square / count - mean.square()).clamp_min(0).float()
 
 
 class Kept:
@@ -91,14 +106,27 @@ class Kept:
         whole = self.activations or config.statistics == "batch"
         return parts_of(count, count if whole else self._pass_size or count)
 
-    def forward(self, polarizer: Polarizer, rows: Tensor, condition: Tensor | None) -> Tensor:
-        """Polarized logits (B, K) of kept rows (B,)."""
+    def forward(
+        self, polarizer: Polarizer | None, rows: Tensor, condition: Tensor | None, hasty: torch.autocast | None = None
+    ) -> Tensor:
+        """Logits (B, K) of kept rows (B,), polarized or not; with the tail in `hasty` where activations are kept."""
+
+        def edit(m: Tensor) -> Tensor:
+            return m if polarizer is None else applied(polarizer, m, condition)
+
         tensors = [t.index_select(0, rows) for t in self._rows]
         if self._by_row is None:
-            return self._cut.edited(tensors[0], lambda m: applied(polarizer, m, condition))
-        m, own = applied(polarizer, tensors[0], condition), iter(tensors[1:])
+            return self._cut.edited(tensors[0], edit)
+        m, own = edit(tensors[0]), iter(tensors[1:])
         alive = [next(own) if flag else c for c, flag in zip(self._constants, self._by_row, strict=True)]
-        return self._cut.tail(Activation(m, tuple(alive)))
+        with hasty or nullcontext():
+            return self._cut.tail(Activation(m, tuple(alive))).to(m.dtype)
+
+    @torch.no_grad()
+    def entering(self, rows: Tensor) -> Tensor:
+        """What enters the layer on kept rows (B,), as it is."""
+        first = self._rows[0].index_select(0, rows)
+        return first if self.activations else self._cut.prefix(first).m
 
     def _tensors(self, activation: Activation) -> list[Tensor]:
         assert self._by_row is not None

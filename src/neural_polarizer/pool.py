@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from .conditional import ConditionalPolarizer
 from .config import FitConfig
 from .cut import Cut
 from .history import History
-from .kept import Kept
+from .kept import Kept, mean_and_variance
 from .outer import Outer, batches, warm_up
 from .polarizers import Polarizer
 from .precision import quick
@@ -23,6 +23,8 @@ from .views import moved_and_mirrored
 
 SMALL_BATCH, BATCHES = 32, 8  # batches of a small clean set are smaller, down to the first, for the second in an epoch
 SAME_IN_A_MIRROR = 0.8  # share of the images whose class must survive a mirror, or no view is mirrored: digits, signs
+MIRRORED = 500  # images that are asked at most
+ROUNDED = 0.02  # share of the clean images whose class may be another in bfloat16, or a fit is at full width
 VIEWED = 8000  # rows of clean images that a small clean set is brought to, where views are wanted
 
 
@@ -41,7 +43,7 @@ class Pool:
 
     Args:
         cut: the model.
-        images, labels, original: (N, C, H, W) in [0, 1], (N,), and the original model's logits (N, K).
+        images, labels: (N, C, H, W) in [0, 1], (N,); None: the original model's predictions are the labels.
         views: of every image so many further ones, moved and mirrored, or more; see `views_for`.
         copies: how many perturbed images will be taken at most.
         order: the CPU generator that the views are drawn with.
@@ -49,6 +51,7 @@ class Pool:
         layout: of the images that the model is given.
 
     Attributes:
+        original: the original model's logits (N, K) on the clean images.
         labels, predictions: of the clean images (N,): the true class, and the original model's.
         copies: what is known of the perturbed ones.
     """
@@ -57,8 +60,7 @@ class Pool:
         self,
         cut: Cut,
         images: Tensor,
-        labels: Tensor,
-        original: Tensor,
+        labels: Tensor | None,
         *,
         views: int,
         copies: int,
@@ -68,31 +70,56 @@ class Pool:
         layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
         views = views_for(views, len(images))
-        self.labels, self.predictions = labels, original.argmax(1)
-        self._batch, self._layout, self._views = batch_size, layout, views
+        self._cut, self._batch, self._layout, self._views = cut, batch_size, layout, views
         few, lean = images[:2].contiguous(memory_format=layout), cut.lean(images[:2])
         self._kept = Kept(lean, few, len(images) * (1 + views) + copies, pass_size)
-        said, mirror = [original], views > 0 and self._bears_a_mirror(cut, images, pass_size)
-        for number in range(1 + views):
-            own = []
-            for batch in images.split(batch_size):
-                logits, tensors = self._look(moved_and_mirrored(batch, order, mirror) if number else batch)
-                own.append(logits)
-                self._kept.add(tensors, torch.arange(len(batch), device=images.device))
-            if number:
-                said.append(torch.cat(own))
+        said = [self._enter(images)]
+        self.original, self.predictions = said[0], said[0].argmax(1)
+        self.labels = self.predictions if labels is None else labels
+        self._statistics: tuple[Tensor, Tensor] | None = None
+        mirror = views > 0 and self._bears_a_mirror(images, pass_size)
+        for _ in range(views):
+            said.append(self._enter(images, lambda batch: moved_and_mirrored(batch, order, mirror)))
         self._said = torch.cat(said)  # row v * N + i is view v of image i, as the original model sees it
+        # What a fit holds clean logits to is rounded as they are: to change nothing costs nothing.
+        self._held_to, self._hasty = self._rounded(quick(lambda x: lean.edited(x, lambda m: m), few))
         self.copies = Copies(len(images), images.device)
+
+    def _enter(self, images: Tensor, change: Callable[[Tensor], Tensor] = lambda batch: batch) -> Tensor:
+        """Keep all images, or what becomes of them; the original logits."""
+        said = []
+        for batch in images.split(self._batch):
+            logits, tensors = self._look(change(batch))
+            said.append(logits)
+            self._kept.add(tensors, torch.arange(len(batch), device=images.device))
+        return torch.cat(said)
 
     def _look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         return self._kept.look(images.contiguous(memory_format=self._layout))
 
-    def _bears_a_mirror(self, cut: Cut, images: Tensor, pass_size: int) -> bool:
+    def _bears_a_mirror(self, images: Tensor, pass_size: int) -> bool:
         """Whether the original model takes mirrored images for what they are: what it never saw is no view to keep."""
-        with quick(cut.original, images), torch.no_grad():
-            mirrored = (batch.flip(-1).contiguous(memory_format=self._layout) for batch in images.split(pass_size))
-            seen = torch.cat([cut.original(batch).argmax(1) for batch in mirrored])
-        return float((seen == self.predictions).double().mean()) >= SAME_IN_A_MIRROR
+        step = -(-len(images) // MIRRORED)  # a folder's images come class by class
+        some, known = images[::step], self.predictions[::step]
+        with quick(self._cut.original, images), torch.no_grad():
+            mirrored = (batch.flip(-1).contiguous(memory_format=self._layout) for batch in some.split(pass_size))
+            seen = torch.cat([self._cut.original(batch).argmax(1) for batch in mirrored])
+        return float((seen == known).double().mean()) >= SAME_IN_A_MIRROR
+
+    def _rounded(self, hasty: torch.autocast) -> tuple[Tensor, torch.autocast | None]:
+        """The original logits as they are in the fits' precision, and that: of activations alone, if it is bearable."""
+        if self._kept.activations and hasty._enabled:
+            found = self._on(None, torch.arange(len(self._said), device=self._said.device), None, hasty)
+            if float((found.argmax(1) != self._said.argmax(1)).double().mean()) <= ROUNDED:
+                return found, hasty
+        return self._said, None
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance (C,) at the cut over the clean images and all positions, to start a polarizer from."""
+        if self._statistics is None:
+            rows = torch.arange(len(self.labels), device=self.labels.device).split(self._batch)
+            self._statistics = mean_and_variance(map(self._kept.entering, rows), self._cut.channel_dim)
+        return self._statistics
 
     def take(self, rows: Tensor, found: Tensor, targets: Tensor, family: int = 0) -> Tensor:
         """Keep those perturbed images `found` (B, C, H, W) of the clean ones `rows` (B,) that work.
@@ -135,7 +162,9 @@ class Pool:
     ) -> History:
         """Train a polarizer in place on the clean images `rows` (M,) and their copies.
 
-        For `config.epochs` epochs, or more where these are fewer than `config.least_steps` steps.
+        For `config.epochs` epochs, or more where these are fewer than `config.least_steps` steps. The tail runs in
+        bfloat16 where that is fast (`precision.quick`): rounding is little beside what a step's draw leaves to chance,
+        and whoever judges the outcome does so at full width.
 
         Every step takes a batch of clean images, each as one of its views, and for each one of its perturbed copies at
         random, if it has any.
@@ -159,8 +188,8 @@ class Pool:
                 sent, seen = aimed[copies], clean
                 if self._views:
                     seen = clean + count * torch.randint(1 + self._views, clean.shape, generator=order).to(rows.device)
-                said = self._said[seen]
-                g, local = outer.stepper.take(torch.cat([said.argmax(1), sent]) if conditional else None)
+                said, own_class = self._held_to[seen], self._said[seen].argmax(1)
+                g, local = outer.stepper.take(torch.cat([own_class, sent]) if conditional else None)
                 # Everything was drawn for the whole batch; what runs is this process's part of it.
                 (own, weight, times), every = spread().part(len(clean)), len(of)
                 first, last, _ = own.indices(len(clean))
@@ -174,8 +203,11 @@ class Pool:
                     some = ((of >= part.start) & (of < part.stop)).nonzero()[:, 0]
                     weights = weight * (part.stop - part.start) / len(clean), len(some) / max(1, every) / times
                     with g.batch_statistics(config.statistics == "batch"):
-                        logits = self._kept.forward(g, seen[part], rows_of(conditions[0], part))
-                    copied = self._copied(g, copies[some], rows_of(conditions[1], some)) if len(some) else logits[:0]
+                        logits = self._kept.forward(g, seen[part], rows_of(conditions[0], part), self._hasty)
+                    copied = logits[:0]
+                    if len(some):
+                        which, sent_to = copies[some] + len(self._said), rows_of(conditions[1], some)
+                        copied = self._kept.forward(g, which, sent_to, self._hasty)
                     outer.add(
                         logits, said[part], self.labels[clean[part]], copied, sent[some], of=of[some] - part.start,
                         weights=weights,
@@ -188,37 +220,27 @@ class Pool:
             epochs.note(f"loss {row['loss']:.3f}, clean {row['clean_accuracy']:.3f}, reached {row['reached']:.3f}")
         return history
 
-    @torch.no_grad()
     def on_views(self, polarizer: Polarizer, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (M * (1 + views), K) of all views of clean images `rows` (M,): the original's, and the polarizer's."""
-        conditional, count = isinstance(polarizer, ConditionalPolarizer), len(self.labels)
-        seen = torch.cat([rows + count * number for number in range(1 + self._views)])
-        after = torch.cat([
-            self._kept.forward(polarizer, part, self._said[part].argmax(1) if conditional else None)
-            for part in seen.split(self._batch)
-        ])  # fmt: skip
-        return self._said[seen], after
+        seen = torch.cat([rows + len(self.labels) * number for number in range(1 + self._views)])
+        return self._said[seen], self._on(polarizer, seen, self._said[seen].argmax(1))
 
-    @torch.no_grad()
     def on_clean(self, polarizer: Polarizer, rows: Tensor) -> Tensor:
         """Logits (M, K) of clean images `rows` (M,) through a polarizer."""
-        conditional = isinstance(polarizer, ConditionalPolarizer)
-        return torch.cat([
-            self._kept.forward(polarizer, part, self.predictions[part] if conditional else None)
-            for part in rows.split(self._batch)
-        ])  # fmt: skip
+        return self._on(polarizer, rows, self.predictions[rows])
 
-    @torch.no_grad()
     def on_copies(self, polarizer: Polarizer, which: Tensor) -> Tensor:
         """Logits (P, K) of perturbed copies `which` (P,) through a polarizer, under the classes that they reached."""
-        conditional = isinstance(polarizer, ConditionalPolarizer)
-        return torch.cat([
-            self._copied(polarizer, part, self.copies.reached[part] if conditional else None)
-            for part in which.split(self._batch)
-        ])  # fmt: skip
+        return self._on(polarizer, which + len(self._said), self.copies.reached[which])
 
-    def _copied(self, polarizer: Polarizer, which: Tensor, condition: Tensor | None) -> Tensor:
-        return self._kept.forward(polarizer, which + len(self._said), condition)
+    @torch.no_grad()
+    def _on(
+        self, polarizer: Polarizer | None, rows: Tensor, conditions: Tensor | None, hasty: torch.autocast | None = None
+    ) -> Tensor:
+        if not isinstance(polarizer, ConditionalPolarizer):
+            conditions = None
+        parts = torch.arange(len(rows), device=rows.device).split(self._batch)
+        return torch.cat([self._kept.forward(polarizer, rows[p], rows_of(conditions, p), hasty) for p in parts])
 
 
 class Copies:

@@ -12,7 +12,8 @@ The losses are those of the per-batch loop (`outer`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,57 +24,56 @@ from .config import FitConfig
 from .cut import Cut
 from .history import History
 from .kept import KEPT_BYTES
-from .outer import fooled, wrong_targets
-from .perturb import Descent, ThreatModel, descend, learn_patterns
+from .outer import fooled
+from .perturb import ThreatModel
 from .polarizers import Polarizer
 from .pool import Pool
 from .precision import quick
 from .progress import Progress
-from .spread import rows_of, spread
+from .spread import spread
+from .sweep import Sweep
 from .views import moved_and_mirrored
 
-GROUP = 16  # universal perturbations that are learned at a time, so that a batch has several images for each
-FOCUS_BATCH = 64  # images of a step that one universal perturbation has for itself
 GLANCED, SCANNED = 8, 32  # images that a candidate is tried on, and that the best of them are tried on
 BEST = 8  # candidates of every class that are tried on more images
 MOST_TRIED = 1250  # clean images that one family perturbs, others for every family: a step draws one copy of an image
 FEWEST = 10  # images that one perturbs at least, however large they are
-MAX_CLASSES = 256  # with a universal perturbation in one round; of more classes so many are drawn
-
-Attacked = Callable[[Tensor, Tensor], "Tensor | Sequence[Tensor]"]
 
 
 def fit_in_rounds(
     cut: Cut,
-    polarizer: Polarizer,
+    start: Callable[[Tensor, Tensor], Polarizer],
     images: Tensor,
-    labels: Tensor,
-    original: Tensor,
+    labels: Tensor | None,
     config: FitConfig,
     *,
     seed: int,
     progress: bool,
-) -> History:
-    """Train `polarizer` in place, in `config.rounds` rounds of `config.epochs` epochs; see `Pool.fit`.
+) -> tuple[Polarizer, History]:
+    """Train a polarizer in `config.rounds` rounds of `config.epochs` epochs; see `Pool.fit`.
 
-    `images` (N, C, H, W), `labels` (N,) and the `original` logits (N, K) are on the cut's device. For CNPD clean images
-    carry the original prediction as their condition, perturbed ones the class that they reached or were sent to.
+    `start` makes it from the mean and variance (C,) of what enters the layer. `images` (N, C, H, W) and `labels` (N,),
+    or None: what the model predicts, are on the cut's device. For CNPD clean images carry the original prediction as
+    their condition, perturbed ones the class that they reached or were sent to.
 
     Memory: activations of at most `kept.KEPT_BYTES`, or else the images, at most (1 + views + rounds x families) x N.
 
     Returns:
-        The history, with `round` (from 1), `moved_i`: the share of images whose original prediction family i (from 1)
-        changed in this round, and for CNPD `mismatch`: the share of the kept ones that reached another class than T.
+        The polarizer, and the history with `round` (from 1), `moved_i`: the share of images whose original prediction
+        family i (from 1) changed in this round, and for CNPD `mismatch`: the share of the kept ones that reached
+        another class than T.
     """
     order = torch.Generator().manual_seed(seed)
     families, layout = config.families(images.shape[1:], images.device.type), fastest_layout(cut.original, images)
-    conditional, hasty = isinstance(polarizer, ConditionalPolarizer), quick(cut.original, images)
+    hasty = quick(cut.original, images)
     size = config.pass_size(images.shape[1:], images.device.type)
     of, views = several_views(images, config, order)
     pool = Pool(
-        cut, images, labels, original, views=config.views, batch_size=config.batch_size, pass_size=size, order=order,
+        cut, images, labels, views=config.views, batch_size=config.batch_size, pass_size=size, order=order,
         copies=min(MOST_TRIED, len(views)) * config.copies() * config.rounds, layout=layout,
     )  # fmt: skip
+    polarizer, labels = start(*pool.statistics()), pool.labels
+    conditional = isinstance(polarizer, ConditionalPolarizer)
     every, history = torch.arange(len(images), device=images.device), History()
 
     def hastily(x: Tensor) -> Tensor:
@@ -94,21 +94,15 @@ def fit_in_rounds(
         polarizer.requires_grad_(False)
         shares = {}
         for i in Progress(len(families), "perturb", enabled=progress, lines=1):
-            tried, tally = 0, Tally(cut.classes, images.device)
             some = some_of(views, MOST_TRIED, order)
-            own = of[some]
-            given, rule = (*families[i], attacked, views[some], labels[own]), rule_of(config)
-            for rows, found, targets in perturbed(*given, rule, cut.classes, config.batch_size, order, begin[i]):
-                tally.add(pool.take(own[rows], found, targets, i), labels[own[rows]])
-                tried += len(rows)
-            most = tally.most(config.focus()[i])
-            for rows, found, targets in focused(*given, most, config.batch_size, order, begin[i]):
-                pool.take(own[rows], found, targets, i)
-            shares[f"moved_{i + 1}"] = float(tally.reached.sum()) / max(1, tried)
+            family = Sweep(*families[i], attacked, views[some], labels[of[some]], config.batch_size, order, begin[i])
+            keep = partial(pool.take, family=i)
+            tally = family.run(of[some], rule_of(config), cut.classes, config.focus()[i], keep)
+            shares[f"moved_{i + 1}"] = tally.worked / max(1, tally.tried)
         polarizer.requires_grad_(True)
         pool.gather()
         history += pool.fit(polarizer, config, order, rows=every, round=number, told=shares, progress=progress)
-    return history
+    return polarizer, history
 
 
 def several_views(images: Tensor, config: FitConfig, order: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -142,82 +136,6 @@ def rule_of(config: FitConfig) -> str | int:
     return "random" if config.target is None else config.target
 
 
-def perturbed(
-    threat: ThreatModel,
-    how: Descent,
-    attacked: Attacked,
-    images: Tensor,
-    labels: Tensor,
-    rule: str | int,
-    classes: int,
-    batch_size: int,
-    order: torch.Generator,
-    begin: Tensor | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Every image perturbed towards a wrong class: rows (B,), perturbed images (B, C, H, W), targets (B,).
-
-    Where all images of a target share a perturbation, it is learned first, over batches of all images; `begin` is what
-    `scan` has found.
-    """
-    targets = wrong_targets(rule, None, labels, classes, order)
-    assert targets is not None
-    if threat.share != "target":
-        for rows in torch.arange(len(images), device=images.device).split(batch_size):
-            mine = spread().part(len(rows)).rows
-            sent = targets[rows][mine]
-
-            def at(part: slice, sent: Tensor = sent) -> Callable[[Tensor], Tensor | Sequence[Tensor]]:
-                return lambda x: attacked(x, sent[part])
-
-            found = descend(threat, at(slice(None)), images[rows][mine], sent, how, at=at)
-            yield rows, spread().whole(found.images, len(rows)), targets[rows]
-        return
-    chosen = targets.unique()
-    if len(chosen) > MAX_CLASSES:
-        lucky = torch.randperm(len(chosen), generator=order)[:MAX_CLASSES]
-        chosen = chosen[lucky.sort().values.to(chosen.device)]
-    for group in chosen.split(GROUP):
-        patterns = learn_patterns(
-            threat, attacked, images, labels, group, how, batch_size=batch_size, order=order,
-            begin=rows_of(begin, group),
-        )  # fmt: skip
-        for rows in torch.isin(targets, group).nonzero()[:, 0].split(how.micro_batch or batch_size):
-            own = patterns.index_select(0, torch.searchsorted(group, targets[rows]))
-            yield rows, threat.act(own, images[rows]), targets[rows]
-
-
-def focused(
-    threat: ThreatModel,
-    how: Descent,
-    attacked: Attacked,
-    images: Tensor,
-    labels: Tensor,
-    targets: Tensor,
-    batch_size: int,
-    order: torch.Generator,
-    begin: Tensor | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """As `perturbed`, for a few classes `targets` (U,) alone, by patterns that had the batches for themselves.
-
-    A pattern of `perturbed` shares each batch with those of all other classes, and is worse for it. Where a backdoor
-    is, a better one comes close to its trigger. Each is for its share of the images, so that an image has one more
-    copy, however many classes there are.
-    """
-    lots = torch.randint(max(1, len(targets)), labels.shape, generator=order).to(labels.device)
-    for number, target in enumerate(targets):
-        rows = (labels != target).nonzero()[:, 0]
-        mine = rows[lots[rows] == number]
-        if not len(mine):
-            continue
-        pattern = learn_patterns(
-            threat, attacked, images[rows], labels[rows], target[None], how, order=order,
-            batch_size=min(batch_size, FOCUS_BATCH), begin=rows_of(begin, target[None]),
-        )  # fmt: skip
-        for some in mine.split(how.micro_batch or batch_size):
-            wide = pattern.expand(len(some), *pattern.shape[1:])
-            yield some, threat.act(wide, images[some]), target.expand(len(some))
-
-
 def scan(
     threat: ThreatModel,
     forward: Callable[[Tensor], Tensor],
@@ -249,23 +167,6 @@ def scan(
         best = glance.topk(min(BEST, len(every)), dim=0).indices.unique()
         rest = counted(every[best], GLANCED, SCANNED) if len(x) > GLANCED else 0
         return every[best[(glance[best] + rest).argmax(0)]]
-
-
-class Tally:
-    """How many perturbed images of one family reached each class (K,), and how many could have."""
-
-    def __init__(self, classes: int, device: torch.device) -> None:
-        self.reached, self.possible = torch.zeros(2, classes, dtype=torch.long, device=device)
-
-    def add(self, reached: Tensor, labels: Tensor) -> None:
-        """The classes (P,) that those which worked have reached, and the labels (B,) of all that were tried."""
-        self.reached += torch.bincount(reached, minlength=len(self.reached))
-        self.possible += len(labels) - torch.bincount(labels, minlength=len(self.reached))
-
-    def most(self, count: int) -> Tensor:
-        """The `count` classes where the largest shares ended."""
-        rates = torch.where(self.possible > 0, self.reached.double() / self.possible.clamp_min(1), -1.0)
-        return rates.argsort(descending=True, stable=True)[:count]
 
 
 def fastest_layout(forward: Callable[[Tensor], Tensor], images: Tensor) -> torch.memory_format:

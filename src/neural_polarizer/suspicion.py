@@ -47,18 +47,16 @@ class Suspicion:
     def leading(self, suspect: int | None = None) -> Tensor:
         """Per family and class (F, K), whether the family reaches no other class more often, give or take.
 
-        Where one class is suspected, only that one. If it stands out, where it is ahead of the next: a family that
-        reaches it and others alike shows ways into a class that every network has. Else where it is level; or in all.
+        Where one class is suspected, only that one, and where it is ahead of the next: a family that reaches it and
+        others alike shows ways into a class that every network has.
         """
         rates = torch.tensor(self.reached, dtype=torch.float64)
-        lead = rates >= rates.amax(1, keepdim=True) - EVEN
         if suspect is None:
-            return lead
-        others = rates.clone()
+            return rates >= rates.amax(1, keepdim=True) - EVEN
+        others, alone = rates.clone(), torch.zeros_like(rates, dtype=torch.bool)
         others[:, suspect] = -1.0
-        ahead, alone = rates[:, suspect] - others.amax(1) >= EVEN, torch.zeros_like(lead)
-        level = lead[:, suspect] if lead[:, suspect].any() else torch.ones_like(ahead)
-        alone[:, suspect] = ahead if suspect == self.target and ahead.any() else level
+        ahead = rates[:, suspect] - others.amax(1) >= EVEN
+        alone[:, suspect] = ahead if ahead.any() else True
         return alone
 
     def leaders(self, suspect: int | None = None) -> list[Tensor]:

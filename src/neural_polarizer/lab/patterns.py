@@ -15,8 +15,9 @@ from ..perturb import learn_patterns
 from ..polarized import PolarizedModel
 from ..report.figures import Count, Pattern
 from ..report.pictures import around_grey
-from ..rounds import GROUP, fastest_layout
+from ..rounds import fastest_layout
 from ..suspicion import Suspicion, suspicion_of
+from ..sweep import GROUP
 from ..threats import Flow, ThreatModel
 
 # What keeps this at a few percent of a fit, which takes some 180 such steps of 128 images:

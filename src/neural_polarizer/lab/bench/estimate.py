@@ -14,7 +14,8 @@ from ...config import FitConfig
 from ...models.sketch import sketch
 from ...models.zoo import build_model, sized
 from ...pool import views_for
-from ...rounds import FOCUS_BATCH, GROUP, MOST_TRIED
+from ...rounds import MOST_TRIED
+from ...sweep import FOCUS_BATCH, GROUP
 from ..baselines.registry import BASELINES, build_baseline
 from ..datasets.registry import CLASSES
 from .cells import Cell, Network
