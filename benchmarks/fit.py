@@ -8,7 +8,7 @@ medians:
   from the same start on the same few batches; the same without the early exit, where both sides take both inner steps,
   and that over its floor: the same passes run bare, folded and in the fastest layout as the fit has them;
 - `--rounds`: `purify` in rounds at one layer, with `--chosen` also with everything chosen, once each; 50 epochs of the
-  plain loop over their time, and the share of it that is not spent on perturbing (a record of its own,
+  plain loop over their time, and the share of it that is not spent on perturbing and its checks (a record of its own,
   `fit_rounds.json`); with `--whole` these 50 epochs are run to their end, and both defences judged on 2,000 test images
   (wants the data);
 - `--der`: both sides fitted on 500 images and judged on 2,000 test images (wants the data).
@@ -30,7 +30,7 @@ from common import DATA, Table, clean_images, network, seconds
 from plain_loop import PlainLoop
 from torch import Tensor, nn
 
-from neural_polarizer import FitConfig, PolarizedModel, purify
+from neural_polarizer import FitConfig, PolarizedModel, purify, rounds
 from neural_polarizer.capture import make_cut
 from neural_polarizer.cut import Cut
 from neural_polarizer.fit import _started, attempts_on, fit_per_batch, measure
@@ -39,11 +39,11 @@ from neural_polarizer.lab.datasets.registry import load_dataset
 from neural_polarizer.lab.evaluate import Evaluation, evaluate
 from neural_polarizer.metrics import defence_effectiveness
 from neural_polarizer.polarizers import Polarizer
-from neural_polarizer.pool import Pool
 from neural_polarizer.rounds import fastest_layout
+from neural_polarizer.sweep import Sweep
 
 LAYER, BATCH, EPOCHS = "layer4.1.conv1", 128, 50
-BATCHES, TURN = 2, 4  # batches of an epoch here, and epochs of a turn; what is kept is kept once in each
+BATCHES, TURN = 2, 8  # batches of an epoch here, and epochs of a turn; what is kept is kept once in each
 JUDGED, FITTED, DER_EPOCHS = 2000, 500, 5
 
 
@@ -117,28 +117,28 @@ def in_rounds(
     net: nn.Module, clean: tuple[Tensor, Tensor], plain_fit: float, chosen: bool, table: Table
 ) -> PolarizedModel:
     """Rows on rounds, against the seconds of a whole plain fit; returns what one layer's rounds made."""
-    outside, made = 0.0, list[PolarizedModel]()
+    perturbing, made = 0.0, list[PolarizedModel]()
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            nonlocal outside
+            nonlocal perturbing
             result: list[Any] = []
-            outside += seconds(lambda: result.append(method(*args, **kwargs)))
+            perturbing += seconds(lambda: result.append(method(*args, **kwargs)))
             return result[0]
 
         return run
 
-    own = {name: getattr(Pool, name) for name in ("__init__", "fit")}
-    for name, method in own.items():
-        setattr(Pool, name, timed(method))
+    own = {(Sweep, "run"): Sweep.run, (rounds, "scan"): rounds.scan}
+    for (place, name), method in own.items():
+        setattr(place, name, timed(method))
     config = FitConfig.in_rounds()
     one = seconds(
         lambda: made.append(purify(net, clean, method="npd", layer="layer4.1", config=config, progress=False))
     )
-    for name, method in own.items():
-        setattr(Pool, name, method)
+    for (place, name), method in own.items():
+        setattr(place, name, method)
     table.tell(f"{EPOCHS} epochs of the plain loop / rounds at one layer", [plain_fit / one], 10, at_most=False)
-    table.tell("of that, time outside the perturbing", [outside / one], 0.25)
+    table.tell("of that, time outside the perturbing", [1 - perturbing / one], 0.25)
     if not chosen:
         return made[0]
     found: list[Any] = []

@@ -15,7 +15,7 @@ from neural_polarizer.mixture import Family
 from neural_polarizer.models.zoo import build_model
 from neural_polarizer.outer import FitDiverged
 from neural_polarizer.pool import Pool
-from neural_polarizer.suspicion import suspicion_of
+from neural_polarizer.suspicion import Suspicion, suspicion_of
 
 from .nets import CLASSES, SHAPE, images, labels, plain_logits
 from .test_fit import same, snapshot
@@ -88,8 +88,11 @@ def test_an_image_or_two_may_always_be_lost(small, monkeypatch, count, lost, kep
     )
 
 
-@pytest.mark.parametrize(("least", "kept"), [(0.0, True), (0.02, False)])
-def test_a_doubt_that_may_be_luck_breaks_no_budget(small, monkeypatch, least, kept):
+@pytest.mark.parametrize(("suspect", "least", "kept"), [(1, 0.0, True), (1, 0.02, False), (None, 0.0, False)])
+def test_a_doubt_that_may_be_luck_breaks_no_budget_where_a_backdoor_is_suspected(
+    small, monkeypatch, suspect, least, kept
+):
+    monkeypatch.setattr(Suspicion, "target", property(lambda self: suspect))
     monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.0, (0.0, 0.0)))
     monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.03, least))
     choice = auto(lively("skips"), layer="block", method="npd").choice

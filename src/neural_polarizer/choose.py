@@ -203,10 +203,11 @@ class Chooser:
         """The trial with the figures of its polarizer on what the pool has by now."""
         (drop, (sure, _)), (doubt, least) = self.drop(pool, polarizer), self.doubt(pool, polarizer)
         repaired = self.repaired(pool, polarizer)
+        lost = least if self.suspect is not None else doubt  # where nothing is suspected, nothing is risked
         return replace(
             trial, accuracy_drop=drop, doubt=doubt, repaired=repaired,
             score=repaired - DROP_PRICE * max(0.0, sure, doubt),
-            within_budget=drop <= self.allowed() and least <= self._budget,
+            within_budget=drop <= self.allowed() and lost <= self._budget,
         )  # fmt: skip
 
     def allowed(self) -> float:
