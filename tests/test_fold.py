@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from neural_polarizer import FitConfig
+from neural_polarizer import FitConfig, InputError
 from neural_polarizer.capture import make_cut
 from neural_polarizer.fit import _started, fit_per_batch, measure
 from neural_polarizer.graph import GraphCut
 
 from .nets import images
-from .test_rounds import lively
+from .test_rounds import QUICK, lively, quick
+
+BATCH = FitConfig(epochs=1, warmup_epochs=0, batch_size=8, lr=1e-4)
 
 
 class Around(nn.Module):
@@ -95,3 +99,29 @@ def test_a_batch_runs_no_prefix_that_it_need_not(monkeypatch, early_exit, prefix
     monkeypatch.setattr(GraphCut, "prefix", lambda self, x: passes.append(len(x)) or whole(self, x))
     fit_per_batch(cut, polarizer, x, original.argmax(1), original, config, seed=0, progress=False)
     assert sum(n == 8 for n in passes) == 1 + 3 * prefixes  # clean images once, for all epochs
+
+
+@pytest.mark.parametrize("loop", ["batch", "rounds"])
+def test_compiled_the_fit_is_the_same(loop, full_width, monkeypatch):
+    made, compile_ = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: (made.append(f), compile_(f, backend="aot_eager"))[1])
+    config = QUICK if loop == "rounds" else BATCH
+    plain, compiled = (
+        quick(layer="block", config=replace(config, compile=flag)).polarizer.state_dict() for flag in (False, True)
+    )
+    assert len(made) == 2, "prefix and tail"
+    for key, value in plain.items():
+        torch.testing.assert_close(value, compiled[key], atol=1e-4, rtol=1e-3)
+
+
+def test_what_cannot_be_compiled_runs_without_and_says_so(monkeypatch):
+    def fails(program):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.warns(UserWarning, match=r"compile: failed \(RuntimeError\), the fit runs without it"):
+        quick(layer="block", config=replace(BATCH, compile=True))
+    with pytest.warns(UserWarning, match="compile: a cut by hooks is not compiled"):
+        quick(layer="block", config=replace(BATCH, compile=True), capture="hooks")
+    with pytest.raises(InputError, match="compile: found 1, wanted True or False"):
+        FitConfig(compile=1)

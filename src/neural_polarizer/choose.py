@@ -154,7 +154,7 @@ class Chooser:
             cut, self._images, self._labels, views=self._config.views,
             copies=sum(len(a.rows) for a in attempts.found), batch_size=self._config.batch_size,
             pass_size=self._config.pass_size(self._images.shape[1:], self._images.device.type), layout=attempts.layout,
-            order=torch.Generator().manual_seed(self._seed + 2),
+            order=torch.Generator().manual_seed(self._seed + 2), compile=self._config.compile,
         )  # fmt: skip
         for a in attempts.found:
             pool.take(a.rows, a.images, a.targets, family=a.family)

@@ -90,6 +90,9 @@ class FitConfig:
         micro_batch: images in a pass at a time; their gradients are added up, so that a step is that of the batch up to
             rounding (and to the patience of `early_exit`). None: on a GPU the batch, or of large images so many
             that memory stays bounded (`PASS_VALUES`); on a CPU at most `CPU_PASS`.
+        compile: `torch.compile` for the frozen network of a fit. It takes its time first, and on a CPU a compiler; what
+            it cannot take runs without, with a warning. Where layer or method are chosen, the trials run so, and not
+            what perturbs.
         clip: the longest gradient of a step (L2, over all parameters); None: as long as it is.
         schedule: the rate is "constant" (the authors configure a cosine but never step it), or falls as a "cosine".
 
@@ -135,6 +138,7 @@ class FitConfig:
     epochs: int = 50
     batch_size: int = 128
     micro_batch: int | None = None
+    compile: bool = False
     lr: float = 0.01
     schedule: Literal["constant", "cosine"] = "constant"
     momentum: float = 0.9
@@ -176,8 +180,9 @@ class FitConfig:
             self.target in (None, "runner-up", "random", "none") or (isinstance(self.target, int) and self.target >= 0)
         ):
             raise InputError(f"target: found {self.target!r}, wanted 'runner-up', 'random', 'none' or a class index")
-        if not isinstance(self.mergeable, bool):
-            raise InputError(f"mergeable: found {self.mergeable!r}, wanted True or False")
+        for name in ("mergeable", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name}: found {getattr(self, name)!r}, wanted True or False")
         if self.mergeable and not STRUCTURES[self.structure].affine:
             raise InputError(f"mergeable: found True for structure {self.structure!r}, which no layer can take up")
         if self.micro_batch is not None and self.statistics == "batch":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -222,12 +223,15 @@ class Cut:
         """Logits (B, K) from the cut on; with hooks, a whole pass in which `m` replaces what arrives."""
         return self.edited(activation.alive[0], lambda _: activation.m.clone())  # the tail may work in place
 
-    def lean(self, example: Tensor) -> Cut:
+    def lean(self, example: Tensor, compile: bool = False) -> Cut:
         """The same cut with less to compute, for as long as the model does not change; else the cut itself.
 
         Args:
             example: images to check it with; where it does not give the model's logits, up to rounding, it is not used.
+            compile: with `torch.compile`, too; where that fails, a warning says so.
         """
+        if compile:
+            warnings.warn("compile: a cut by hooks is not compiled, the fit runs without it", stacklevel=2)
         return self
 
     def stale(self) -> bool:

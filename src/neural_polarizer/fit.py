@@ -237,7 +237,7 @@ def fit_per_batch(
     in place. For CNPD clean images carry the original prediction as their condition, perturbed ones their target.
     """
     order, layout = torch.Generator().manual_seed(seed), fastest_layout(cut.original, images)
-    cut, size = cut.lean(images[:2]), config.pass_size(images.shape[1:], images.device.type)
+    cut, size = cut.lean(images[:2], config.compile), config.pass_size(images.shape[1:], images.device.type)
     conditional = isinstance(polarizer, ConditionalPolarizer)
     rule = config.target if config.target is not None else "random" if conditional else "runner-up"
     history, predictions = History(), original.argmax(1)

@@ -9,8 +9,9 @@ passed over does it work on a copy, so that one activation can be sent through t
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -103,18 +104,35 @@ class GraphCut(Cut):
         logits: Tensor = self._tail(activation.m, *activation.alive)
         return logits
 
-    def lean(self, example: Tensor) -> Cut:
+    def original(self, images: Tensor) -> Tensor:
+        compiled = not isinstance(self._prefix, fx.GraphModule)
+        return self.edited(images, lambda m: m) if compiled else super().original(images)
+
+    def lean(self, example: Tensor, compile: bool = False) -> Cut:
         found = copy.copy(self)
         try:
             found._prefix, found._tail = folded(self._prefix), folded(self._tail)
-            found._check(torch.cat([example, example])[:2])
+            found._check(example)
         except Exception:  # a BatchNorm of a form that is not expected: fold nothing
+            found = self
+        return found._with_compiler(example) if compile else found
+
+    def _with_compiler(self, example: Tensor) -> Cut:
+        found = copy.copy(self)
+        try:
+            found._prefix, found._tail = (cast(fx.GraphModule, torch.compile(p)) for p in self.programs)
+            found._check(example)
+            few = example.detach().clone().requires_grad_()
+            torch.autograd.grad(found.edited(few, lambda m: m).sum(), few)
+        except Exception as error:  # no compiler on this machine, an operation that it does not know, ...
+            warnings.warn(f"compile: failed ({type(error).__name__}), the fit runs without it", stacklevel=2)
             return self
         return found
 
     @torch.no_grad()
     def _check(self, example: Tensor) -> None:
         """The cut gives the model's logits, with and without an edit, twice in a row, for other batch sizes."""
+        example = torch.cat([example, example])[:2]
 
         def nudge(m: Tensor) -> Tensor:
             return m * 1.05 + 0.05

@@ -38,13 +38,13 @@ def parts_by_row(cut: Cut, example: Tensor) -> list[bool] | None:
 @torch.no_grad()
 def mean_and_variance(parts: Iterable[Tensor], channel_dim: int) -> tuple[Tensor, Tensor]:
     """Mean and variance (C,) over all images and positions, of activations that come in parts."""
-    total: Tensor | float = 0.0
-    square: Tensor | float = 0.0
-    count = 0
-    for m in parts:
+
+    def sums(m: Tensor) -> Tensor:
         rows = m.movedim(channel_dim, -1).flatten(0, -2).double()
-        total, square, count = total + rows.sum(0), square + rows.square().sum(0), count + len(rows)
-    mean = torch.as_tensor(total / count)
+        return torch.stack([rows.sum(0), rows.square().sum(0), torch.full_like(rows[0], len(rows))])
+
+    total, square, count = torch.stack([sums(m) for m in parts]).sum(0)
+    mean = total / count
     return mean.float(), (square / count - mean.square()).clamp_min(0).float()
 
 

@@ -49,6 +49,7 @@ class Pool:
         order: the CPU generator that the views are drawn with.
         batch_size, pass_size: images that views are drawn for at a time, and that are in a pass through the model.
         layout: of the images that the model is given.
+        compile: see `FitConfig`.
 
     Attributes:
         original: the original model's logits (N, K) on the clean images.
@@ -68,10 +69,11 @@ class Pool:
         pass_size: int,
         order: torch.Generator,
         layout: torch.memory_format = torch.contiguous_format,
+        compile: bool = False,
     ) -> None:
         views = views_for(views, len(images))
         self._cut, self._batch, self._layout, self._views = cut, batch_size, layout, views
-        few, lean = images[:2].contiguous(memory_format=layout), cut.lean(images[:2])
+        few, lean = images[:2].contiguous(memory_format=layout), cut.lean(images[:2], compile)
         self._kept = Kept(lean, few, len(images) * (1 + views) + copies, pass_size)
         said = [self._enter(images)]
         self.original, self.predictions = said[0], said[0].argmax(1)

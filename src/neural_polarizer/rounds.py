@@ -65,6 +65,8 @@ def fit_in_rounds(
     """
     order = torch.Generator().manual_seed(seed)
     families, layout = config.families(images.shape[1:], images.device.type), fastest_layout(cut.original, images)
+    if config.compile:  # what perturbs runs the whole network, most of the time
+        cut = cut.lean(images[:2], compile=True)
     hasty = quick(cut.original, images)
     size = config.pass_size(images.shape[1:], images.device.type)
     of, views = several_views(images, config, order)
