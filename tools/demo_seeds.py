@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neural_polarizer.files import write_atomically
-from neural_polarizer.lab.demo import backdoored_digits, defend, metrics_of, setting
+from neural_polarizer.lab.demo import attempts_of, backdoored_digits, defend, metrics_of, setting
 from neural_polarizer.methods import METHODS
 
 
@@ -44,8 +44,9 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for seed in options.seeds:
         scene = backdoored_digits(seed, progress=False)
+        shared = attempts_of(scene, seed, progress=False)
         for method in options.methods:
-            result = defend(scene, method, seed, progress=False)
+            result = defend(scene, method, seed, attempts=shared, progress=False)
             metrics = metrics_of(result)
             b, a = metrics["before"], metrics["after"]
             rates = [b["acc"], b["asr"], a["acc"], a["asr"], a["ra"], metrics["der"], metrics["auroc"]]
@@ -56,7 +57,7 @@ def main() -> int:
                 failures += 1
                 print(f"  broken: {method}, seed {seed}: {rule}", file=sys.stderr, flush=True)
             seconds = {"train": scene.seconds, "purify": result.seconds}
-            records.append({**metrics, "seconds": seconds, "seed": seed, "setting": setting(scene, seed, method)})
+            records.append({**metrics, "seconds": seconds, "seed": seed, "setting": setting(scene, seed, result)})
     write_atomically(options.out, json.dumps(records, indent=1) + "\n")
     print(f"{len(records)} runs, {failures} promises broken; records in {options.out}")
     return int(failures > 0)

@@ -32,8 +32,7 @@ def said(setting: dict[str, Any], *names: str) -> str:
 
 
 DEMO = (
-    "data", "train images", "test images", "clean images", "copies of each", "architecture", "attack",
-    "poisoning ratio", "layer", "machine",
+    "data", "train images", "test images", "clean images", "architecture", "attack", "poisoning ratio", "machine",
 )  # fmt: skip
 
 
@@ -66,10 +65,12 @@ def demo_seeds(records: list[dict[str, Any]]) -> str:
         b, a = r["before"], r["after"]
         rates = (b["acc"], b["asr"], a["acc"], a["asr"], a["ra"], r["der"], r["auroc"], r["tpr_at_5_fpr"])
         rows.append((r["method"], str(r["seed"]), *(f"{x:.3f}" for x in rates), f"{r['parameters']:,}"))
-    configs = {name: config for r in records for name, config in r["setting"]["config"].items()}
-    told = "\n".join(f"- `{name}`: `{json.dumps(config)}`" for name, config in configs.items())
+    layers = sorted(
+        {(r["method"], *r["setting"]["layer"].values()) for r in records}, key=lambda x: METHODS.index(x[0])
+    )
+    told = "; ".join(f"{method} before {layer}" for method, layer in layers)
     versions = records[0]["setting"]["versions"]
-    return f"{markdown(rows)}\n\n{said(records[0]['setting'], *DEMO)}; versions: {versions}.\n\nSettings:\n\n{told}"
+    return f"{markdown(rows)}\n\n{said(records[0]['setting'], *DEMO)}; versions: {versions}. Chosen: {told}."
 
 
 def conditioning(records: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from neural_polarizer.lab import conditioning
-from neural_polarizer.lab.demo import CONFIG
+from neural_polarizer.lab.conditioning import CONFIG
 
 
 def test_conditions():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from neural_polarizer import PolarizedModel
+from neural_polarizer import FitConfig, PolarizedModel
 from neural_polarizer.lab import demo
 from neural_polarizer.lab.datasets.images import image_files, read_image
 from neural_polarizer.lab.train import Recipe
@@ -19,8 +19,8 @@ from neural_polarizer.models.zoo import load_model
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=1))
-    for name in ("CONFIG", "ATTENTION"):
-        monkeypatch.setattr(demo, name, replace(getattr(demo, name), epochs=1, warmup_epochs=0, steps=1))
+    short = replace(FitConfig.in_rounds(), mixture=FitConfig.in_rounds().mixture[:2], epochs=1, least_steps=0)
+    monkeypatch.setattr(FitConfig, "in_rounds", lambda: short)
 
 
 def test_all_methods(quick, tmp_path):
@@ -59,6 +59,3 @@ def test_the_clean_set_is_small_and_unseen():
     )
     assert len(clean) <= 0.1 * len(scene_data.train)
     assert len(clean) + len(rest) == len(scene_data.train)
-    images, labels = demo.augmented(clean, 0)
-    assert len(images) == len(labels) == demo.COPIES * len(clean)
-    assert torch.equal(images[: len(clean)], clean.floats())

@@ -64,7 +64,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON, no table.")] = False,
 ) -> None:
     """Backdoor a small network on real digits, purify it, and show both."""
-    from ..lab.demo import config_for, metrics_of, run_demo, table_of
+    from ..lab.demo import described, metrics_of, run_demo, table_of
 
     methods = list(METHODS) if all_methods else [method.value]
     results = run_demo(out, seed=seed, methods=methods, device=device)
@@ -77,8 +77,8 @@ def demo(
         f"scikit-learn digits, BadNets patch on 10 % of the training images, {results[0].clean_images} clean images, "
         f"seed {seed}."
     )
-    for name in methods:
-        typer.echo(f"FitConfig of {name}: {json.dumps(config_for(name).to_dict())}")
+    for r in results:
+        typer.echo(f"{r.method}, chosen from the clean images alone: before {r.purified.layer!r}, {described(r)}.")
     own = "a folder per method, " if all_methods else "metrics.json, polarizer/, "
     typer.echo(f"Written to {out}/: report.html, {own}model/, images/")
 

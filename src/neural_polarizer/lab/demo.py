@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..attempts import Attempts
 from ..checks import device_of, usable_device
 from ..config import FitConfig
 from ..files import make_directory, write_atomically
-from ..fit import purify
+from ..fit import attempts_on, purify
 from ..metrics import attackable, auroc, defence_effectiveness, der_ceiling, tpr_at_fpr
 from ..models.small_resnet import SmallResNet
 from ..models.zoo import save_model
@@ -23,7 +23,6 @@ from ..polarized import PolarizedModel
 from ..report.figures import Count
 from ..report.page import Report, write_report
 from .attacks.badnets import BadNets
-from .augment import shifted
 from .datasets.base import ImageData, Split
 from .datasets.digits import digits
 from .datasets.images import write_image
@@ -32,46 +31,12 @@ from .evidence import Trigger, evidence_of
 from .machine import machine, versions
 from .train import Recipe, train
 
-LAYER = "layer3"
 ARCH = "small_resnet"
 SIZE, STRIDE = 32, 2
 SAMPLES = 20
 CLEAN_SHARE = 0.1
 
 RECIPE = Recipe()
-
-COPIES = 3  # of each clean image, moved by up to a pixel: 14 images per class alone would be learned by heart
-
-# The demo's own setting, chosen on digits and BadNets. One universal perturbation per target class, every wrong class a
-# target: the published sample-wise runner-up rarely finds the patch on a network this small. CNPD conditions on the
-# class that a perturbed image reached in the original model, since under attack that is what the condition will be.
-CONFIG = FitConfig(
-    share="target",
-    target="random",
-    condition="reached",
-    radius=2.5,
-    steps=5,
-    step=0.8,
-    step_rule="normalized",
-    early_exit=None,
-    benign="original",
-    lambda_ce=0.1,
-    lambda_max=0.1,
-    lambda_asr=0.1,
-    aim="label",
-    batch_size=143,
-    epochs=30,
-    lr=0.02,
-    schedule="cosine",
-    weight_decay=0.0,
-)
-# Attention over 32 channels stops less of what it was not shown: it is shown larger perturbations.
-ATTENTION = replace(CONFIG, radius=3.5, step=1.2, lambda_ce=0.2, lambda_max=0.2, lambda_asr=0.2)
-
-
-def config_for(method: str) -> FitConfig:
-    """The demo's setting of a method."""
-    return ATTENTION if method == "a-cnpd" else CONFIG
 
 
 @dataclass(frozen=True)
@@ -137,23 +102,19 @@ def scene_again(seed: int, model: nn.Module) -> Scene:
     return scene_of(model, data, data.train.take(held), BadNets(), 0.0)
 
 
-def augmented(clean: Split, seed: int) -> tuple[Tensor, Tensor]:
-    """The clean images and labels, with moved copies."""
-    generator = torch.Generator().manual_seed(seed)
-    images = clean.floats()
-    moved = [shifted(images, 1, generator) for _ in range(COPIES - 1)]
-    return torch.cat([images, *moved]), clean.labels.repeat(COPIES)
+def attempts_of(scene: Scene, seed: int, *, progress: bool = True) -> Attempts:
+    """The perturbed clean images, which all methods share."""
+    return attempts_on(scene.model, (scene.clean.floats(), scene.clean.labels), seed=seed, progress=progress)
 
 
-def defend(scene: Scene, method: str, seed: int, *, progress: bool = True) -> Result:
-    """Purify the scene's network from its clean images, and measure."""
+def defend(scene: Scene, method: str, seed: int, *, attempts: Attempts | None = None, progress: bool = True) -> Result:
+    """Purify the scene's network from its clean images as any user would, and measure."""
     start = time.perf_counter()
     purified = purify(
         scene.model,
-        augmented(scene.clean, seed),
+        (scene.clean.floats(), scene.clean.labels),
         method=method,
-        layer=LAYER,
-        config=config_for(method),
+        attempts=attempts,
         seed=seed,
         progress=progress,
     )
@@ -193,23 +154,31 @@ def metrics_of(result: Result) -> dict[str, Any]:
     }
 
 
-def setting(scene: Scene, seed: int, *methods: str) -> dict[str, Any]:
-    """Everything that a reader needs to place the figures."""
+def setting(scene: Scene, seed: int, *results: Result) -> dict[str, Any]:
+    """Everything that a reader needs to place the figures; of results the layer and the config that were chosen."""
+    chosen = {r.method: (r.purified.layer, r.purified.config) for r in results}
     return {
         "data": f"scikit-learn digits as {SIZE}x{SIZE} RGB",
         "train images": len(scene.data.train) - len(scene.clean),
         "test images": len(scene.data.test),
         "clean images": len(scene.clean),
-        "copies of each": COPIES,
         "architecture": "SmallResNet width 16, first stride 2",
         "attack": f"badnets {scene.attack.size}x{scene.attack.size} patch, all to class {scene.attack.target}",
         "poisoning ratio": scene.attack.poisoning_ratio,
-        "layer": LAYER,
-        "config": {method: config_for(method).to_dict() for method in methods},
+        "layer": {method: layer for method, (layer, _) in chosen.items()},
+        "config": {method: config and config.to_dict() for method, (_, config) in chosen.items()},
         "seed": seed,
         "machine": machine(device_of(scene.model)),
         "versions": versions(),
     }
+
+
+def described(result: Result) -> str:
+    """The config of a result, in words."""
+    config, usual = result.purified.config, FitConfig.in_rounds().to_dict()
+    if config is None:
+        return "nothing, since nothing kept the accuracy budget"
+    return f"FitConfig.in_rounds() with {json.dumps({k: v for k, v in config.to_dict().items() if v != usual[k]})}"
 
 
 def run_demo(
@@ -222,7 +191,8 @@ def run_demo(
     usable_device("device", device)
     out = make_directory("out", out)
     scene = backdoored_digits(seed, device=device, progress=progress)
-    results = [defend(scene, method, seed, progress=progress) for method in methods]
+    shared = attempts_of(scene, seed, progress=progress) if len(methods) > 1 else None
+    results = [defend(scene, method, seed, attempts=shared, progress=progress) for method in methods]
     save_model(out / "model", scene.model, ARCH, {"classes": len(scene.data.classes), "stride": STRIDE})
     _write_samples(scene, out / "images")
     for result in results:
@@ -233,10 +203,10 @@ def run_demo(
             **metrics_of(result),
             "seconds": {"train": scene.seconds, "purify": result.seconds},
             "seed": seed,
-            "setting": setting(scene, seed, result.method),
+            "setting": setting(scene, seed, result),
         }
         write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    write_report(out / "report.html", report_of(scene, results, setting(scene, seed, *methods)))
+    write_report(out / "report.html", report_of(scene, results, setting(scene, seed, *results)))
     return results
 
 
