@@ -65,10 +65,8 @@ def demo_seeds(records: list[dict[str, Any]]) -> str:
         b, a = r["before"], r["after"]
         rates = (b["acc"], b["asr"], a["acc"], a["asr"], a["ra"], r["der"], r["auroc"], r["tpr_at_5_fpr"])
         rows.append((r["method"], str(r["seed"]), *(f"{x:.3f}" for x in rates), f"{r['parameters']:,}"))
-    layers = sorted(
-        {(r["method"], *r["setting"]["layer"].values()) for r in records}, key=lambda x: METHODS.index(x[0])
-    )
-    told = "; ".join(f"{method} before {layer}" for method, layer in layers)
+    chosen = {(METHODS.index(r["method"]), *r["setting"]["layer"].values()) for r in records}
+    told = "; ".join(f"{METHODS[method]} before {layer}" for method, layer in sorted(chosen))
     versions = records[0]["setting"]["versions"]
     return f"{markdown(rows)}\n\n{said(records[0]['setting'], *DEMO)}; versions: {versions}. Chosen: {told}."
 
