@@ -79,6 +79,14 @@ def test_the_leaderboard_counts_only_attacks_that_all_have():
     assert board.loc["npd", "acc_drop"] == pytest.approx(0.02)
 
 
+def test_a_defence_that_has_hardly_begun_does_not_decide_which_attacks_count():
+    begun = frame_of([*RECORDS, record("anp", attack="lf")])  # one attack of three
+    board = leaderboard(begun)
+    assert board["defence"].tolist() == ["none", "npd", "ft"]
+    assert set(board["attacks"]) == {2}
+    assert "anp" in markdown(begun).split("each attack")[1]
+
+
 def test_markdown_marks_best_and_second_and_says_what_is_missing():
     text = markdown(frame_of(RECORDS))
     board = text.split("each attack")[0]

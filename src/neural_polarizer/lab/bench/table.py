@@ -95,7 +95,8 @@ def leaderboard(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over the attacks, per defence and place: first over the seeds of an attack, then over the attacks.
 
     `worst_excess_asr` is that of the attack that was left strongest. Only attacks that every defence of the place
-    was measured on count, so that no defence is favoured by what it left out.
+    was measured on count, so that no defence is favoured by what it left out; one that was measured on fewer than half
+    of the attacks, as in a run that is not at its end, has no mean here, and its rows in the table of each attack.
     """
     rows = over_seeds(frame)
     rows["acc_drop"] = rows["acc_before"] - rows["acc"]
@@ -115,7 +116,9 @@ def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shared(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the attacks that each defence has."""
+    """The rows of the attacks that each defence has, of those that have half of them."""
+    had = rows.groupby("defence")["attack"].nunique()
+    rows = rows[rows["defence"].isin(had[2 * had >= rows["attack"].nunique()].index)]
     defences = rows["defence"].nunique()
     counts = rows.groupby("attack")["defence"].nunique()
     return rows[rows["attack"].isin(counts[counts == defences].index)]
