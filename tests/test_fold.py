@@ -12,6 +12,7 @@ from neural_polarizer import FitConfig, InputError
 from neural_polarizer.capture import make_cut
 from neural_polarizer.fit import _started, fit_per_batch, measure
 from neural_polarizer.graph import GraphCut
+from neural_polarizer.kept import Kept
 
 from .nets import images
 from .test_rounds import QUICK, lively, quick
@@ -103,13 +104,15 @@ def test_a_batch_runs_no_prefix_that_it_need_not(monkeypatch, early_exit, prefix
 
 @pytest.mark.parametrize("loop", ["batch", "rounds"])
 def test_compiled_the_fit_is_the_same(loop, full_width, monkeypatch):
-    made, compile_ = [], torch.compile
+    made, compile_, kept, init = [], torch.compile, [], Kept.__init__
     monkeypatch.setattr(torch, "compile", lambda f: (made.append(f), compile_(f, backend="aot_eager"))[1])
+    monkeypatch.setattr(Kept, "__init__", lambda self, cut, *a: (kept.append(cut), init(self, cut, *a))[1])
     config = QUICK if loop == "rounds" else BATCH
     plain, compiled = (
         quick(layer="block", config=replace(config, compile=flag)).polarizer.state_dict() for flag in (False, True)
     )
     assert len(made) == 2, "prefix and tail"
+    assert [isinstance(c.programs[1], torch.fx.GraphModule) for c in kept] == [True, False], "the fit's own tail"
     for key, value in plain.items():
         torch.testing.assert_close(value, compiled[key], atol=1e-4, rtol=1e-3)
 

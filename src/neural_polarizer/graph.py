@@ -141,8 +141,8 @@ class GraphCut(Cut):
             images = torch.cat([example, example.flip(-1)])[:count]
             activation = self.prefix(images)
             for found, wanted in (
-                (self.tail(activation), self.original(images)),
-                (self.tail(activation), self.original(images)),
+                (self.tail(activation), super().original(images)),
+                (self.tail(activation), super().original(images)),
                 (self.edited(images, nudge), super().edited(images, nudge)),
             ):
                 tolerance = 1e-5 if wanted.dtype in (torch.float32, torch.float64) else 2e-2

@@ -52,7 +52,7 @@ class Pool:
         compile: see `FitConfig`.
 
     Attributes:
-        original: the original model's logits (N, K) on the clean images.
+        lean: the cut that the pool runs, with less to compute.
         labels, predictions: of the clean images (N,): the true class, and the original model's.
         copies: what is known of the perturbed ones.
     """
@@ -73,10 +73,10 @@ class Pool:
     ) -> None:
         views = views_for(views, len(images))
         self._cut, self._batch, self._layout, self._views = cut, batch_size, layout, views
-        few, lean = images[:2].contiguous(memory_format=layout), cut.lean(images[:2], compile)
-        self._kept = Kept(lean, few, len(images) * (1 + views) + copies, pass_size)
+        few, self.lean = images[:2].contiguous(memory_format=layout), cut.lean(images[:2], compile)
+        self._kept = Kept(self.lean, few, len(images) * (1 + views) + copies, pass_size)
         said = [self._enter(images)]
-        self.original, self.predictions = said[0], said[0].argmax(1)
+        self.predictions = said[0].argmax(1)
         self.labels = self.predictions if labels is None else labels
         self._statistics: tuple[Tensor, Tensor] | None = None
         mirror = views > 0 and self._bears_a_mirror(images, pass_size)
@@ -84,7 +84,7 @@ class Pool:
             said.append(self._enter(images, lambda batch: moved_and_mirrored(batch, order, mirror)))
         self._said = torch.cat(said)  # row v * N + i is view v of image i, as the original model sees it
         # What a fit holds clean logits to is rounded as they are: to change nothing costs nothing.
-        self._held_to, self._hasty = self._rounded(quick(lambda x: lean.edited(x, lambda m: m), few))
+        self._held_to, self._hasty = self._rounded(quick(lambda x: self.lean.edited(x, lambda m: m), few))
         self.copies = Copies(len(images), images.device)
 
     def _enter(self, images: Tensor, change: Callable[[Tensor], Tensor] = lambda batch: batch) -> Tensor:

@@ -65,15 +65,14 @@ def fit_in_rounds(
     """
     order = torch.Generator().manual_seed(seed)
     families, layout = config.families(images.shape[1:], images.device.type), fastest_layout(cut.original, images)
-    if config.compile:  # what perturbs runs the whole network, most of the time
-        cut = cut.lean(images[:2], compile=True)
-    hasty = quick(cut.original, images)
     size = config.pass_size(images.shape[1:], images.device.type)
     of, views = several_views(images, config, order)
     pool = Pool(
         cut, images, labels, views=config.views, batch_size=config.batch_size, pass_size=size, order=order,
-        copies=min(MOST_TRIED, len(views)) * config.copies() * config.rounds, layout=layout,
+        copies=min(MOST_TRIED, len(views)) * config.copies() * config.rounds, layout=layout, compile=config.compile,
     )  # fmt: skip
+    cut = pool.lean if config.compile else cut  # what perturbs runs the whole network, most of the time
+    hasty = quick(cut.original, images)
     polarizer, labels = start(*pool.statistics()), pool.labels
     conditional = isinstance(polarizer, ConditionalPolarizer)
     every, history = torch.arange(len(images), device=images.device), History()
