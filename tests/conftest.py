@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 
-from neural_polarizer import precision
+from neural_polarizer import FitConfig, precision
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)  # two workers on two cores
@@ -23,3 +24,11 @@ def global_generator_untouched():
 def full_width(monkeypatch):
     """No bfloat16, whatever the processor is fast at."""
     monkeypatch.setattr(precision, "native_bfloat16", lambda device: False)
+
+
+@pytest.fixture
+def short_rounds(monkeypatch):
+    """The defaults of `purify` with two families and next to no steps."""
+    usual = FitConfig.in_rounds()
+    short = replace(usual, mixture=usual.mixture[:2], epochs=1, least_steps=0)
+    monkeypatch.setattr(FitConfig, "in_rounds", lambda: short)

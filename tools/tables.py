@@ -73,7 +73,7 @@ def demo_seeds(records: list[dict[str, Any]]) -> str:
 
 def conditioning(records: list[dict[str, Any]]) -> str:
     seeds = sorted({r["seed"] for r in records})
-    told = said(records[0]["setting"], *DEMO)
+    told = said(records[0]["setting"], *DEMO, "copies of each", "layer")
     return f"{markdown(summary(records))}\n\n{told}; seeds: {seeds}. Mean ± standard deviation over the seeds."
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from neural_polarizer.lab import conditioning
+from neural_polarizer.lab import conditioning, demo
 from neural_polarizer.lab.conditioning import CONFIG
 
 
@@ -15,6 +15,14 @@ def test_conditions():
     assert conditioning.conditions("none", predicted, labels, 3, 0).tolist() == [0, 0, 0]
     drawn = conditioning.conditions("random", torch.zeros(3000), labels.repeat(1000), 3, 0)
     assert torch.bincount(drawn).min() > 900
+
+
+def test_the_clean_images_come_with_moved_copies():
+    data = demo.digits(size=demo.SIZE, seed=0)
+    clean = data.train.take(data.hold_back(int(demo.CLEAN_SHARE * len(data.train)), 0)[0])
+    images, labels = conditioning.augmented(clean, 0)
+    assert len(images) == len(labels) == conditioning.COPIES * len(clean)
+    assert torch.equal(images[: len(clean)], clean.floats())
 
 
 def test_every_cell_is_there():

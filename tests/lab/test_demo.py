@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
-from neural_polarizer import FitConfig, PolarizedModel
+from neural_polarizer import PolarizedModel
 from neural_polarizer.lab import demo
 from neural_polarizer.lab.datasets.images import image_files, read_image
 from neural_polarizer.lab.train import Recipe
@@ -17,10 +16,8 @@ from neural_polarizer.models.zoo import load_model
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch, short_rounds):
     monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=1))
-    short = replace(FitConfig.in_rounds(), mixture=FitConfig.in_rounds().mixture[:2], epochs=1, least_steps=0)
-    monkeypatch.setattr(FitConfig, "in_rounds", lambda: short)
 
 
 def test_all_methods(quick, tmp_path):

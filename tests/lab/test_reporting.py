@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import safetensors.torch
 import torch
 
 from neural_polarizer.cli import main
-from neural_polarizer.config import FitConfig
 from neural_polarizer.lab import demo
 from neural_polarizer.lab.attacks.registry import build_attack
 from neural_polarizer.lab.backdoor import Victim, train_backdoored
@@ -195,11 +193,8 @@ def test_records_of_strangers(change, message, place, capsys):
     assert said.count("\n") == 1
 
 
-def test_the_page_of_a_demo_again(tmp_path, monkeypatch, capsys):
+def test_the_page_of_a_demo_again(tmp_path, monkeypatch, capsys, short_rounds):
     monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=1))
-    usual = FitConfig.in_rounds()
-    short = replace(usual, mixture=usual.mixture[:2], epochs=1, least_steps=0)
-    monkeypatch.setattr(FitConfig, "in_rounds", lambda: short)
     demo.run_demo(tmp_path, progress=False)
     (tmp_path / "npd").mkdir()  # as with --all-methods: a folder per method beside the one network
     for name in ("metrics.json", "polarizer"):
