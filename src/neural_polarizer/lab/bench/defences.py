@@ -23,6 +23,7 @@ AUTO_OPTIONS: dict[str, Any] = {"max_accuracy_drop": 0.01, "method": "auto", "la
 DEFENCES = (NONE, AUTO, *METHODS, *BASELINES)
 LAYERS = {"preact_resnet18": "layer4.1.conv1", "small_resnet": "layer3", "vgg19_bn": "features.49"}
 FROM_DATA = ("shift", "mirror")  # how far images may be moved, and whether they may be mirrored
+UNSAID = {"compile": False}  # options younger than committed records: at these values a setting does not name them
 PUBLISHED = "published"  # an option of polarizers: start from the papers' settings of a data set
 
 
@@ -58,7 +59,8 @@ def options_of(
         start = FitConfig.published(published)
     else:
         start = FitConfig.in_rounds() if given.get("loop") == "rounds" else FitConfig()
-    return FitConfig.from_dict({**start.to_dict(), **given}).to_dict(), where
+    full = FitConfig.from_dict({**start.to_dict(), **given}).to_dict()
+    return {k: v for k, v in full.items() if k not in UNSAID or v != UNSAID[k]}, where
 
 
 def defend(
