@@ -158,7 +158,7 @@ class Chooser:
         )  # fmt: skip
         for a in attempts.found:
             pool.take(a.rows, a.images, a.targets, family=a.family)
-        pool.gather()
+        pool.copies.gather()
         return pool
 
     def judges(self, pool: Pool) -> Tensor:
@@ -256,7 +256,7 @@ class Chooser:
             return
         for a in found:
             pool.take(a.rows, a.images, a.targets, family=len(self._config.focus()))
-        pool.gather()
+        pool.copies.gather()
         self.look, self._looked = 2, place
         self.trials[place] = first.trial = self.judged(replace(trial, look=2), pool, first.polarizer)
         if not self.trial(first.cut, pool, first.method, trial.strength, trial.twice).within_budget:

@@ -142,7 +142,6 @@ class Probe(NamedTuple):
     """What one pass with the example said of the cut."""
 
     m: Tensor
-    calls: int
     changes_input: bool  # the layer works in place on the tensor that it was given
     changed_later: bool  # somebody after it does
     logits: Tensor
@@ -312,7 +311,7 @@ class Cut:
                 f"layer: {self.layer!r} receives {found}, wanted (B, C), (B, N, C), (B, C, H, W) or (B, H, W, C)"
             )
         m, version = seen[0]
-        return Probe(m, len(calls), after[0] > version, m._version > after[0], logits)
+        return Probe(m, after[0] > version, m._version > after[0], logits)
 
 
 def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:

@@ -16,6 +16,8 @@ from .polarizers import Polarizer
 from .spread import parts_of, spread
 
 KEPT_BYTES = 1 << 30  # of activations; above it the images are kept instead
+HALF_MOST = 65504.0  # of float16
+HALF_HOLDS = HALF_MOST / 32  # in the first image: others have larger values
 
 
 def parts_by_row(cut: Cut, example: Tensor) -> list[bool] | None:
@@ -56,21 +58,23 @@ class Kept:
         example: images, of which the first is looked at.
         rows: how many there will be at most.
         pass_size: images in a pass at a time; None: as many as there are.
+        half: keep activations in float16, a thousandth wide at most, where they are float32 and small enough.
 
     Attributes:
         activations: whether activations are kept, and not images.
     """
 
     @torch.no_grad()
-    def __init__(self, cut: Cut, example: Tensor, rows: int, pass_size: int | None = None) -> None:
+    def __init__(self, cut: Cut, example: Tensor, rows: int, pass_size: int | None = None, half: bool = False) -> None:
         self._pass_size = pass_size
-        self._cut, self._rows, self._count, self._most = cut, list[Tensor](), 0, rows
+        self._cut, self._rows, self._count, self._most, self._half = cut, list[Tensor](), 0, rows, False
         self._by_row = parts_by_row(cut, example)
         if self._by_row is not None:
             self._constants = list(cut.prefix(example[:1]).alive)
             one = self._tensors(cut.prefix(example[:1]))
-            if rows * sum(t.numel() * t.element_size() for t in one) > KEPT_BYTES:
-                self._by_row = None
+            self._half = half and all(t.dtype == torch.float32 and bool((t.abs() < HALF_HOLDS).all()) for t in one)
+            if rows * sum(t.numel() * (2 if self._half else t.element_size()) for t in one) > KEPT_BYTES:
+                self._by_row, self._half = None, False
         self.activations = self._by_row is not None
 
     @torch.no_grad()
@@ -93,12 +97,14 @@ class Kept:
         first, last = self._count, self._count + len(rows)
         room = len(self._rows[0]) if self._rows else 0
         if last > room:  # what is never written to takes no memory on a CPU
-            wide = [t.new_empty(max(self._most, last, 3 * room // 2), *t.shape[1:]) for t in tensors]
+            own = torch.float16 if self._half else None
+            wide = [t.new_empty(max(self._most, last, 3 * room // 2), *t.shape[1:], dtype=own) for t in tensors]
             for new, old in zip(wide, self._rows, strict=bool(self._rows)):
                 new[:first] = old[:first]
             self._rows = wide
         for kept, t in zip(self._rows, tensors, strict=True):
-            torch.index_select(t, 0, rows, out=kept[first:last])
+            picked = t.index_select(0, rows)
+            kept[first:last] = picked.clamp_(-HALF_MOST, HALF_MOST) if self._half else picked
         self._count = last
 
     def parts(self, count: int, config: FitConfig) -> list[slice]:
@@ -114,7 +120,7 @@ class Kept:
         def edit(m: Tensor) -> Tensor:
             return m if polarizer is None else applied(polarizer, m, condition)
 
-        tensors = [t.index_select(0, rows) for t in self._rows]
+        tensors = [self._wide(t, rows) for t in self._rows]
         if self._by_row is None:
             return self._cut.edited(tensors[0], edit)
         m, own = edit(tensors[0]), iter(tensors[1:])
@@ -125,8 +131,11 @@ class Kept:
     @torch.no_grad()
     def entering(self, rows: Tensor) -> Tensor:
         """What enters the layer on kept rows (B,), as it is."""
-        first = self._rows[0].index_select(0, rows)
+        first = self._wide(self._rows[0], rows)
         return first if self.activations else self._cut.prefix(first).m
+
+    def _wide(self, kept: Tensor, rows: Tensor) -> Tensor:
+        return kept.index_select(0, rows).to(torch.float32 if self._half else kept.dtype)
 
     def _tensors(self, activation: Activation) -> list[Tensor]:
         assert self._by_row is not None

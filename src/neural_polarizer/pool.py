@@ -74,7 +74,7 @@ class Pool:
         views = views_for(views, len(images))
         self._cut, self._batch, self._layout, self._views = cut, batch_size, layout, views
         few, self.lean = images[:2].contiguous(memory_format=layout), cut.lean(images[:2], compile)
-        self._kept = Kept(self.lean, few, len(images) * (1 + views) + copies, pass_size)
+        self._kept = Kept(self.lean, few, len(images) * (1 + views) + copies, pass_size, half=True)
         said = [self._enter(images)]
         self.predictions = said[0].argmax(1)
         self.labels = self.predictions if labels is None else labels
@@ -109,12 +109,14 @@ class Pool:
         return float((seen == known).double().mean()) >= SAME_IN_A_MIRROR
 
     def _rounded(self, hasty: torch.autocast) -> tuple[Tensor, torch.autocast | None]:
-        """The original logits as they are in the fits' precision, and that: of activations alone, if it is bearable."""
-        if self._kept.activations and hasty._enabled:
-            found = self._on(None, torch.arange(len(self._said), device=self._said.device), None, hasty)
-            if float((found.argmax(1) != self._said.argmax(1)).double().mean()) <= ROUNDED:
-                return found, hasty
-        return self._said, None
+        """The original logits as kept rows give them in the fits' precision, and that, if it is bearable."""
+        if not self._kept.activations:
+            return self._said, None
+        every = torch.arange(len(self._said), device=self._said.device)
+        found = self._on(None, every, None, hasty)
+        if float((found.argmax(1) != self._said.argmax(1)).double().mean()) <= ROUNDED:
+            return found, hasty
+        return self._on(None, every, None), None
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance (C,) at the cut over the clean images and all positions, to start a polarizer from."""
@@ -137,10 +139,6 @@ class Pool:
         self._kept.add(tensors, changed)
         self.copies.add(rows[changed], targets[changed], reached[changed], torch.full_like(changed, family))
         return reached[changed]
-
-    def gather(self) -> None:
-        """Put together what was taken."""
-        self.copies.gather()
 
     def warm_up(
         self, polarizer: Polarizer, config: FitConfig, order: torch.Generator, *, rows: Tensor, progress: bool
@@ -257,6 +255,7 @@ class Copies:
         self._new.append((of, targets, reached, family))
 
     def gather(self) -> None:
+        """Put together what was added."""
         columns = zip((self.of, self.targets, self.reached, self.family), *self._new, strict=True)
         self.of, self.targets, self.reached, self.family = (torch.cat(column) for column in columns)
         self._new = []

@@ -101,7 +101,7 @@ def fit_in_rounds(
             tally = family.run(of[some], rule_of(config), cut.classes, config.focus()[i], keep)
             shares[f"moved_{i + 1}"] = tally.worked / max(1, tally.tried)
         polarizer.requires_grad_(True)
-        pool.gather()
+        pool.copies.gather()
         history += pool.fit(polarizer, config, order, rows=every, round=number, told=shares, progress=progress)
     return polarizer, history
 
