@@ -106,7 +106,7 @@ def test_a_batch_runs_no_prefix_that_it_need_not(monkeypatch, early_exit, prefix
 def test_compiled_the_fit_is_the_same(loop, full_width, monkeypatch):
     made, compile_, kept, init = [], torch.compile, [], Kept.__init__
     monkeypatch.setattr(torch, "compile", lambda f: (made.append(f), compile_(f, backend="aot_eager"))[1])
-    monkeypatch.setattr(Kept, "__init__", lambda self, cut, *a: (kept.append(cut), init(self, cut, *a))[1])
+    monkeypatch.setattr(Kept, "__init__", lambda self, cut, *a, **k: (kept.append(cut), init(self, cut, *a, **k))[1])
     config = QUICK if loop == "rounds" else BATCH
     plain, compiled = (
         quick(layer="block", config=replace(config, compile=flag)).polarizer.state_dict() for flag in (False, True)

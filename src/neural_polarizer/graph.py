@@ -63,6 +63,7 @@ class GraphCut(Cut):
     """
 
     kind = "graph"
+    _is_lean = False
 
     def __init__(self, model: nn.Module, layer: str, example: Tensor) -> None:
         super().__init__(model, layer, example)
@@ -105,14 +106,14 @@ class GraphCut(Cut):
         return logits
 
     def original(self, images: Tensor) -> Tensor:
-        compiled = not isinstance(self._prefix, fx.GraphModule)
-        return self.edited(images, lambda m: m) if compiled else super().original(images)
+        return self.edited(images, lambda m: m) if self._is_lean else super().original(images)
 
     def lean(self, example: Tensor, compile: bool = False) -> Cut:
         found = copy.copy(self)
         try:
             found._prefix, found._tail = folded(self._prefix), folded(self._tail)
             found._check(example)
+            found._is_lean = True
         except Exception:  # a BatchNorm of a form that is not expected: fold nothing
             found = self
         return found._with_compiler(example) if compile else found
@@ -122,6 +123,7 @@ class GraphCut(Cut):
         try:
             found._prefix, found._tail = (cast(fx.GraphModule, torch.compile(p)) for p in self.programs)
             found._check(example)
+            found._is_lean = True
             few = example.detach().clone().requires_grad_()
             torch.autograd.grad(found.edited(few, lambda m: m).sum(), few)
         except Exception as error:  # no compiler on this machine, an operation that it does not know, ...

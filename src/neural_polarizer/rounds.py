@@ -71,7 +71,7 @@ def fit_in_rounds(
         cut, images, labels, views=config.views, batch_size=config.batch_size, pass_size=size, order=order,
         copies=min(MOST_TRIED, len(views)) * config.copies() * config.rounds, layout=layout, compile=config.compile,
     )  # fmt: skip
-    cut = pool.lean if config.compile else cut  # what perturbs runs the whole network, most of the time
+    cut = pool.lean  # what perturbs runs the whole network, most of the time
     hasty = quick(cut.original, images)
     polarizer, labels = start(*pool.statistics()), pool.labels
     conditional = isinstance(polarizer, ConditionalPolarizer)
