@@ -14,6 +14,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -74,11 +75,12 @@ def main() -> int:
         done = subprocess.run([*command, *sizes], check=True, capture_output=True, text=True, env=env)
         return json.loads(done.stdout) / 1024
 
-    taken: dict[str, list[float]] = {side: [] for side in SIDES[:-1]}
-    for _ in range(options.repeats):
-        for side, values in taken.items():
-            values.append(peak(side))
-    table = Table()
+    def peaks(sides: Sequence[str], turns: int, **environment: str) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(turns):
+            for side, values in found.items():
+                values.append(peak(side, **environment))
+        return found
 
     def beyond(side: str, start: str = "loaded") -> list[float]:
         return [a - b for a, b in zip(taken[side], taken[start], strict=True)]
@@ -86,6 +88,7 @@ def main() -> int:
     def ratios(side: str, start: str = "loaded") -> list[float]:
         return [a / b for a, b in zip(beyond(side, start), beyond("plain loop"), strict=True)]
 
+    table, taken = Table(), peaks(SIDES[:-1], options.repeats)
     table.tell("plain loop, MiB beyond the loaded process", beyond("plain loop"), digits=1)
     table.tell("per-batch fit, MiB beyond the loaded process", beyond("per batch"), digits=1)
     table.tell("of that, what torch.export brings along, MiB", beyond("cut"), digits=1)
@@ -93,18 +96,11 @@ def main() -> int:
     table.tell("per-batch fit beyond a process that has cut a model / plain loop", ratios("per batch", "cut"))
     if options.rounds:
         for how, environment in (("", {}), (", freed at once", {"MALLOC_MMAP_THRESHOLD_": "131072"})):
-            sides = {side: [peak(side, **environment) for _ in range(ROUNDS_TURNS)] for side in SIDES}
+            taken = peaks([side for side in SIDES if side != "per batch"], ROUNDS_TURNS, **environment)
             for side in ("plain loop", "rounds"):
-                grown = [a - b for a, b in zip(sides[side], sides["loaded"], strict=True)]
-                table.tell(f"{side}{how}, MiB beyond the loaded process", grown, digits=1)
-            for start, named in (("loaded", "rounds at one layer"), ("cut", "rounds beyond a process that has cut")):
-                over = [
-                    (a - b) / (c - d)
-                    for a, b, c, d in zip(
-                        sides["rounds"], sides[start], sides["plain loop"], sides["loaded"], strict=True
-                    )
-                ]
-                table.tell(f"{named} / plain loop{how}", over)
+                table.tell(f"{side}{how}, MiB beyond the loaded process", beyond(side), digits=1)
+            table.tell(f"rounds at one layer / plain loop{how}", ratios("rounds"))
+            table.tell(f"rounds beyond a process that has cut / plain loop{how}", ratios("rounds", "cut"))
     return table.write(
         options.out, network=f"PreActResNet18 width {options.width}", layer=LAYER, images=options.images, batch=BATCH,
         turns=options.repeats, rounds=f"{ROUNDS_TURNS} turns" if options.rounds else "not measured",
