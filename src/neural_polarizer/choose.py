@@ -107,6 +107,19 @@ def _folds(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, nn.Conv2d) and getattr(layer, "groups", 1) == 1
 
 
+def whole_forward(model: nn.Module, images: Tensor, capture: str = "auto") -> Callable[[Tensor], Tensor]:
+    """Images -> the original logits, with less to compute: by a lean cut, where the model can be cut at a candidate.
+
+    It does not depend on the layer that is asked for, so that whoever perturbs beforehand finds the same.
+    """
+    try:
+        few, name = images[:2], candidate_layers(model, images[:2])[0]
+        return make_cut(model, name, few, capture).lean(few).original
+    except InputError:
+        view = frozen_view(model)
+        return lambda x: logits_of(view(x))
+
+
 def held_back(images: int, seed: int) -> tuple[Tensor, Tensor]:
     """Which of so many clean images judge, and which are fitted on: sorted rows of both, the same for the same seed."""
     shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
@@ -372,9 +385,9 @@ def choose(
         names = [name for name in names if _folds(model.get_submodule(name))]
         if not names:
             raise InputError("layer: found no candidate that `merge` can fold into (mergeable=True); name a layer")
-    view = frozen_view(model)
     if attempts is None:
-        attempts = attempt(lambda x: logits_of(view(x)), images, labels, base, seed=seed + 1, progress=progress)
+        whole = whole_forward(model, images, capture)
+        attempts = attempt(whole, images, labels, base, seed=seed + 1, progress=progress)
     elif attempts.original.shape[0] != len(images) or len(attempts.suspicion.reached) != len(base.focus()):
         raise InputError("attempts: found those on other clean images or of another mixture")
     chooser = Chooser(

@@ -18,11 +18,11 @@ from .attempts import Attempts, attempt
 from .build import METHOD_STRUCTURE, build_polarizer
 from .capture import make_cut
 from .checks import check_choice, check_labels, check_number, device_of, dtype_of, usable_device
-from .choose import Chosen, choose
+from .choose import Chosen, choose, whole_forward
 from .clean import load_clean
 from .conditional import ConditionalPolarizer
 from .config import FitConfig
-from .cut import Cut, first_pass, frozen_view, logits_of
+from .cut import Cut, first_pass, frozen_view
 from .errors import InputError
 from .history import History
 from .kept import Kept, mean_and_variance
@@ -153,8 +153,8 @@ def attempts_on(
     Arguments and errors are those of `purify`.
     """
     working, images, labels = _brought(model, clean, device, config)
-    view, config = frozen_view(working), config or FitConfig.in_rounds()
-    return attempt(lambda x: logits_of(view(x)), images, labels, config, seed=seed + 1, progress=progress)
+    whole, config = whole_forward(working, images), config or FitConfig.in_rounds()
+    return attempt(whole, images, labels, config, seed=seed + 1, progress=progress)
 
 
 def _brought(

@@ -52,8 +52,12 @@ def folded(program: fx.GraphModule) -> fx.GraphModule:
             with graph.inserting_before(norm):
                 own = put(f"fold{i}_scale", scale.to(var.dtype)), put(f"fold{i}_offset", offset.to(var.dtype))
                 views = [graph.call_function(torch.ops.aten.view.default, (n, sizes)) for n in own]
-                views = [graph.call_function(torch.ops.aten.type_as.default, (v, entering)) for v in views]
-                sum_ = graph.call_function(torch.ops.aten.addcmul.default, (views[1], entering, views[0]))
+                # As large as an image, in its dtype and order: bfloat16 is ten times as slow with one number a channel.
+                like = graph.call_function(torch.ops.aten.slice.Tensor, (entering, 0, 0, 1))
+                wide = [graph.call_function(torch.ops.aten.empty_like.default, (like,)) for _ in views]
+                for made, view in zip(wide, views, strict=True):
+                    graph.call_function(torch.ops.aten.copy_.default, (made, view))
+                sum_ = graph.call_function(torch.ops.aten.addcmul.default, (wide[1], entering, wide[0]))
             norm.replace_all_uses_with(sum_)
         graph.erase_node(norm)
     for node in graph.nodes:

@@ -23,6 +23,7 @@ from .fold import folded
 
 # What export adds to check shapes and types: it has no output, and the cut is checked as a whole.
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range")
+CAPTURED, FOLDED = 1e-5, 1e-4  # of the logits, may differ: the same operations, and weights that were rounded anew
 # Operations that may hand their input on without saying so in their schema.
 _PASSES_ON = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 
@@ -112,7 +113,7 @@ class GraphCut(Cut):
         found = copy.copy(self)
         try:
             found._prefix, found._tail = folded(self._prefix), folded(self._tail)
-            found._check(example)
+            found._check(example, FOLDED)
             found._is_lean = True
         except Exception:  # a BatchNorm of a form that is not expected: fold nothing
             found = self
@@ -122,7 +123,7 @@ class GraphCut(Cut):
         found = copy.copy(self)
         try:
             found._prefix, found._tail = (cast(fx.GraphModule, torch.compile(p)) for p in self.programs)
-            found._check(example)
+            found._check(example, FOLDED)
             found._is_lean = True
             few = example.detach().clone().requires_grad_()
             torch.autograd.grad(found.edited(few, lambda m: m).sum(), few)
@@ -132,7 +133,7 @@ class GraphCut(Cut):
         return found
 
     @torch.no_grad()
-    def _check(self, example: Tensor) -> None:
+    def _check(self, example: Tensor, tolerance: float = CAPTURED) -> None:
         """The cut gives the model's logits, with and without an edit, twice in a row, for other batch sizes."""
         example = torch.cat([example, example])[:2]
 
@@ -147,8 +148,8 @@ class GraphCut(Cut):
                 (self.tail(activation), super().original(images)),
                 (self.edited(images, nudge), super().edited(images, nudge)),
             ):
-                tolerance = 1e-5 if wanted.dtype in (torch.float32, torch.float64) else 2e-2
-                scale = tolerance * (1 + wanted.abs().max())
+                wide = wanted.dtype in (torch.float32, torch.float64)
+                scale = (tolerance if wide else 2e-2) * (1 + wanted.abs().max())
                 if found.shape != wanted.shape or not (found - wanted).abs().max() <= scale:
                     raise CaptureError(f"the captured program does not give the model's logits for {count} images")
 
