@@ -18,11 +18,11 @@ from ...metrics import (
     excess_asr,
     tpr_at_fpr,
 )
+from ...rounds import fastest_layout
 from ..attacks.base import Attack
 from ..datasets.base import Split, to_floats
 from ..evaluate import evaluation_of
-
-BATCH = 512
+from ..train import shown_at_once
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,13 @@ class Said:
 def _one(
     model: nn.Module, images: Tensor, change: Callable[[Tensor], Tensor], asked: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    classes, sure = [], []
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        p = logits_of(model(change(to_floats(batch)))).float().softmax(1)
+    classes, sure, size = [], [], shown_at_once(images.device)
+    layout = fastest_layout(lambda x: logits_of(model(x)), to_floats(images[:2]))
+    for start in range(0, len(images), size):
+        shown = change(to_floats(images[start : start + size])).contiguous(memory_format=layout)
+        p = logits_of(model(shown)).float().softmax(1)
         classes.append(p.argmax(1))
-        about = classes[-1] if asked is None else asked[start : start + BATCH]
+        about = classes[-1] if asked is None else asked[start : start + size]
         sure.append(p.gather(1, about[:, None])[:, 0])
     return torch.cat(classes), torch.cat(sure)
 
