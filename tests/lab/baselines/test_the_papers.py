@@ -15,7 +15,7 @@ from neural_polarizer.lab.baselines.bnp import BNP, gaussian_kl
 from neural_polarizer.lab.baselines.clp import CLP, channel_bounds
 from neural_polarizer.lab.baselines.fp import FP
 from neural_polarizer.lab.baselines.ft_sam import ascent
-from neural_polarizer.lab.baselines.ibau import surrogate
+from neural_polarizer.lab.baselines.ibau import IBAU, surrogate
 from neural_polarizer.lab.baselines.nad import attention
 from neural_polarizer.lab.baselines.nc import NC, anomaly_indices, stamp
 from neural_polarizer.lab.baselines.neurons import STEP, Masked, Masks, neurons_of, prune, prune_within
@@ -225,6 +225,20 @@ def test_the_hypergradient_against_its_closed_form():
     wanted = torch.autograd.functional.jacobian(outer, theta.detach())
     assert value.item() == pytest.approx(outer(theta.detach()).item())
     assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_what_all_images_carry_leaves_no_statistics_behind():
+    """Running statistics follow the clean images alone, or a network whose inner features move far is ruined."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    images, labels = torch.rand(12, 3, 8, 8), torch.arange(12) % 3
+    wanted = copy.deepcopy(model).train()
+    wanted(images)
+    defence = IBAU(rounds=1, lr=1e-12, radius=50.0, stamped=0.0, batch_size=12)
+    found = defence(model.eval(), (images, labels), progress=False).model
+    torch.testing.assert_close(found[1].running_mean, wanted[1].running_mean)
+    torch.testing.assert_close(found[1].running_var, wanted[1].running_var)
+    assert not torch.allclose(found[1].running_mean, model[1].running_mean, atol=1e-3)
 
 
 def test_the_sharpness_step_lies_on_the_ellipsoid():

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...cut import logits_of
@@ -66,8 +67,9 @@ class IBAU(Baseline):
         learner = Learner(model, torch.optim.Adam(weights, lr=self.lr))
 
         def harm(delta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-            """What the perturbation minimises."""
-            logits = logits_of(model(images + delta)).float()
+            """What the perturbation minimises; statistics of images that all carry it do not stay."""
+            buffers = {name: b.clone() for name, b in model.named_buffers()}
+            logits = logits_of(functional_call(model, buffers, (images + delta,))).float()
             return -F.cross_entropy(logits, labels) + self.damping * delta.square().sum()
 
         for turn in range(self.rounds):
