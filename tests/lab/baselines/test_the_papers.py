@@ -195,6 +195,17 @@ def test_the_threshold_is_chosen_by_clean_accuracy():
     assert pruned(IMAGES).argmax(1).eq(labels).all()
     _, threshold, count = prune_within(model, {"1": torch.ones(16)}, Job, 0.0, 16)
     assert (threshold, count) == (0.0, 0)
+    close = {"1": torch.linspace(0.04, 0.01, 16)}  # all within the first step
+    pruned, threshold, count = prune_within(model, close, Job, 0.0, 16)
+    assert 12 <= count < 16
+    assert pruned[1].weight.eq(0).tolist() == (close["1"] <= threshold).tolist()
+    assert pruned(IMAGES).argmax(1).eq(labels).all()
+    one_more = close["1"] <= close["1"].sort().values[count]
+    beyond = copy.deepcopy(model)
+    prune(beyond, {"1": one_more})
+    assert not beyond(IMAGES).argmax(1).eq(labels).all()
+    keeps_all = {"1": torch.tensor([0.0, 0.0, 0.0, *[1.0] * 13])}
+    assert prune_within(model, keeps_all, Job, 0.0, 16)[2] < 3
 
 
 def test_pruning_bias_or_not():

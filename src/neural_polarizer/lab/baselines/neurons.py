@@ -6,7 +6,7 @@ A mask in [0, 1] per neuron scales its weight; pruning sets the weight to zero (
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -93,17 +93,48 @@ def prune_within(
 ) -> tuple[nn.Module, float, int]:
     """Prune all neurons whose mask is at most a threshold, the largest that keeps clean accuracy within `tolerance`.
 
+    Thresholds are tried in steps of `STEP`. Where already the first that prunes anything costs more, the neurons go by
+    their masks one by one, as many as are within the tolerance: a rule that prunes nothing would be no defence.
+
     The rule sees the clean set alone. Returns the pruned copy, the threshold (0: nothing pruned) and the count.
     """
+
+    def without(rows: Mapping[str, Tensor]) -> nn.Module | None:
+        """The model without these neurons, if it keeps the accuracy."""
+        tried = copy.deepcopy(model)
+        prune(tried, rows)
+        return tried if accuracy_of(tried, job, batch_size) >= job.accuracy - tolerance else None
+
     best, threshold, pruned = model, 0.0, 0
     for k in range(1, round(1 / STEP)):
         rows = {name: mask.detach() <= k * STEP for name, mask in masks.items()}
         total = sum(int(r.sum()) for r in rows.values())
         if total == pruned:
             continue
-        tried = copy.deepcopy(model)
-        prune(tried, rows)
-        if accuracy_of(tried, job, batch_size) < job.accuracy - tolerance:
+        tried = without(rows)
+        if tried is None:
+            if pruned == 0:
+                best, threshold, pruned = _one_by_one(model, masks, without, total)
             break
         best, threshold, pruned = tried, round(k * STEP, 2), total
     return best, threshold, pruned
+
+
+def _one_by_one(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    without: Callable[[Mapping[str, Tensor]], nn.Module | None],
+    most: int,
+) -> tuple[nn.Module, float, int]:
+    """Prune by the smallest masks, fewer than `most`: halving finds how many, as if each cost something."""
+    values = torch.cat([m.detach() for m in masks.values()])
+    places = values.argsort(stable=True).argsort(stable=True).split([len(m) for m in masks.values()])
+    best, few, many = model, 0, most
+    while many - few > 1:
+        count = (few + many) // 2
+        tried = without({name: place < count for name, place in zip(masks, places, strict=True)})
+        if tried is None:
+            many = count
+        else:
+            best, few = tried, count
+    return best, float(values.sort().values[few - 1]) if few else 0.0, few
