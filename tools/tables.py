@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from neural_polarizer.lab.baselines.registry import BASELINES
+from neural_polarizer.lab.bench.published import read_published
 from neural_polarizer.lab.bench.store import read_records
 from neural_polarizer.lab.bench.table import frame_of, short
 from neural_polarizer.lab.bench.table import markdown as markdown_of
@@ -117,6 +119,45 @@ def bench(records: list[dict[str, Any]]) -> str:
     return f"{markdown_of(frame_of(records)).rstrip()}\n\nMachine: {machines}; versions: {versions}."
 
 
+PUBLISHED = RESULTS / "published_badnets.csv"  # of BackdoorBench's leaderboard, for the docs alone
+
+
+def validation(folder: Path) -> str:
+    """Every baseline on BadNets, on CIFAR-10 where it was measured there, else on digits, beside a published figure."""
+    published = read_published(PUBLISHED).set_index("defence")
+    rows: list[tuple[str, ...]] = [
+        ("baseline", "ours on", "clean images", "ACC", "ASR", "published: ratio", "ACC", "ASR"),
+    ]
+
+    def change(before: float, after: float) -> str:
+        return f"{100 * before:.1f} → {100 * after:.1f}"
+
+    for name in BASELINES:
+        own = [
+            r
+            for grid in ("cifar10-narrow", "smoke")
+            for r in read_records(folder / grid)
+            if r["outcome"] == "done" and (r["labels"]["defence"], r["labels"]["attack"]) == (name, "badnets")
+        ]
+        if not own:
+            continue
+        first = own[0]["setting"]["network"]["dataset"]
+        r = max((r for r in own if r["setting"]["network"]["dataset"] == first), key=lambda r: r["setting"]["clean"])
+        theirs = ("", "", "")
+        if name in published.index:
+            t = published.loc[name]
+            theirs = (
+                f"{t.poisoning_ratio:g}", change(t.acc_before, t.acc), change(t.asr_before, t.asr),
+            )  # fmt: skip
+        b, a = r["before"], r["after"]
+        where = f"{r['setting']['network']['dataset']}, {r['labels']['architecture']}"
+        rows.append(
+            (f"`{name}`", where, f"{r['setting']['clean']:,}", change(b["acc"], a["acc"]), change(b["asr"], a["asr"]),
+             *theirs)
+        )  # fmt: skip
+    return markdown(rows)
+
+
 BOARD = ("none", "ft", "fp", "nad", "anp", "clp", "ibau", "ft_sam", "auto")  # of the short form
 
 
@@ -170,7 +211,9 @@ def families(record: dict[str, Any]) -> str:
 
 
 def read(source: Path) -> Any:
-    """A record, or all records of a folder."""
+    """A record, all records of a folder, or the folder of folders of records itself."""
+    if source == RESULTS / "bench":
+        return source
     return read_records(source) if source.is_dir() else json.loads(source.read_text())
 
 
@@ -180,6 +223,7 @@ TABLES = (
     ("docs/benchmark.md", "bench-cifar10-narrow", "bench/cifar10-narrow", bench),
     ("docs/attacks.md", "attacks-digits", "attacks_digits.json", attacks),
     ("docs/attacks.md", "attacks-cifar10", "attacks_cifar10.json", attacks),
+    ("docs/benchmark.md", "validation", "bench", validation),
     ("docs/benchmark.md", "bench-smoke", "bench/smoke", bench),
     ("docs/benchmark.md", "bench-ablations", "bench/ablations", bench),
     ("docs/performance.md", "fit", "fit.json", ratios),
