@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -112,12 +113,14 @@ def whole_forward(model: nn.Module, images: Tensor, capture: str = "auto") -> Ca
 
     It does not depend on the layer that is asked for, so that whoever perturbs beforehand finds the same.
     """
-    try:
-        few, name = images[:2], candidate_layers(model, images[:2])[0]
-        return make_cut(model, name, few, capture).lean(few).original
-    except InputError:
-        view = frozen_view(model)
-        return lambda x: logits_of(view(x))
+    few = images[:2]
+    if capture != "hooks":
+        from .graph import CaptureError, GraphCut  # torch.export takes its time to import
+
+        with suppress(CaptureError, InputError):  # `make_cut` says it where it matters
+            return GraphCut(model, candidate_layers(model, few)[0], few).lean(few).original
+    view = frozen_view(model)
+    return lambda x: logits_of(view(x))
 
 
 def held_back(images: int, seed: int) -> tuple[Tensor, Tensor]:

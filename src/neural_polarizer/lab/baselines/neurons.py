@@ -96,7 +96,7 @@ def prune_within(
     Thresholds are tried in steps of `STEP`. Where already the first that prunes anything costs more, the neurons go by
     their masks one by one, as many as are within the tolerance: a rule that prunes nothing would be no defence.
 
-    The rule sees the clean set alone. Returns the pruned copy, the largest mask that went (0 if none did) and the count.
+    The rule sees the clean set alone. Returns the pruned copy, the largest mask that went (0: none did) and the count.
     """
 
     def without(rows: Mapping[str, Tensor]) -> nn.Module | None:
