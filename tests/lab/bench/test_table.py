@@ -96,6 +96,8 @@ def test_markdown_marks_best_and_second_and_says_what_is_missing():
     assert "*0.750*" in ft
     assert "30.0 ± 14.1" in text
     assert "- clp on small_resnet: needs BatchNorm" in text
+    broken = {**record("npd", attack="lf"), "outcome": "failed", "error": "diverged"}
+    assert "- npd against lf on small_resnet: diverged" in markdown(frame_of([*RECORDS, broken]))
     none = next(line for line in board.splitlines() if line.startswith("| none"))
     assert "*" not in none, "no defence is not in the race"
 

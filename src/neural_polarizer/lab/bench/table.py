@@ -265,7 +265,9 @@ def _unmeasured(frame: pd.DataFrame) -> list[str]:
     for outcome, said in ((REFUSED, "Not possible"), (FAILED, "Failed")):
         rows = frame[frame["outcome"] == outcome]
         if len(rows):
-            lines = sorted({f"- {r.defence} on {r.architecture}: {r.error}" for r in rows.itertuples()})
+            # What is not possible on an architecture is so for every attack; what failed, failed on one.
+            met = {r: f" against {r.attack}" if outcome == FAILED else "" for r in rows.itertuples()}
+            lines = sorted({f"- {r.defence}{against} on {r.architecture}: {r.error}" for r, against in met.items()})
             out.append(f"**{said}** ({len(rows)} cells)\n\n" + "\n".join(lines))
     return out
 
