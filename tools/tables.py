@@ -122,7 +122,7 @@ def bench(records: list[dict[str, Any]]) -> str:
 PUBLISHED = RESULTS / "published_badnets.csv"  # of BackdoorBench's leaderboard, for the docs alone
 
 
-def validation(folder: Path) -> str:
+def validation(records: list[dict[str, Any]]) -> str:
     """Every baseline on BadNets, on CIFAR-10 where it was measured there, else on digits, beside a published figure."""
     published = read_published(PUBLISHED).set_index("defence")
     rows: list[tuple[str, ...]] = [
@@ -135,14 +135,12 @@ def validation(folder: Path) -> str:
     for name in BASELINES:
         own = [
             r
-            for grid in ("cifar10-narrow", "smoke")
-            for r in read_records(folder / grid)
+            for r in records
             if r["outcome"] == "done" and (r["labels"]["defence"], r["labels"]["attack"]) == (name, "badnets")
         ]
         if not own:
             continue
-        first = own[0]["setting"]["network"]["dataset"]
-        r = max((r for r in own if r["setting"]["network"]["dataset"] == first), key=lambda r: r["setting"]["clean"])
+        r = max(own, key=lambda r: (r["setting"]["network"]["dataset"] == "cifar10", r["setting"]["clean"]))
         theirs = ("", "", "")
         if name in published.index:
             t = published.loc[name]
@@ -211,10 +209,11 @@ def families(record: dict[str, Any]) -> str:
 
 
 def read(source: Path) -> Any:
-    """A record, all records of a folder, or the folder of folders of records itself."""
-    if source == RESULTS / "bench":
-        return source
-    return read_records(source) if source.is_dir() else json.loads(source.read_text())
+    """A record, or all records of a folder and of those in it."""
+    if not source.is_dir():
+        return json.loads(source.read_text())
+    inner = [r for folder in sorted(source.iterdir()) if folder.is_dir() for r in read_records(folder)]
+    return inner or read_records(source)
 
 
 TABLES = (

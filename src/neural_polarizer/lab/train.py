@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -150,9 +150,21 @@ def train(
     model.eval()
 
 
-def shown_at_once(device: torch.device) -> int:
-    """Images of a batch that is only predicted: on a CPU as many as its caches hold, a third of the time of 512."""
-    return 64 if device.type == "cpu" else 512
+def logits_over(
+    model: nn.Module, images: Tensor, change: Callable[[Tensor], Tensor] | None = None, batch_size: int | None = None
+) -> Iterator[Tensor]:
+    """Logits (B, K) of `model` as it is, batch by batch, in the layout that it is fastest with.
+
+    Args:
+        images, change: see `predict`.
+        batch_size: None: on a CPU as many as its caches hold, in a third of the time of 512.
+    """
+    layout = torch.contiguous_format
+    for i, batch in enumerate(images.split(batch_size or (64 if images.device.type == "cpu" else 512))):
+        floats = batch if batch.is_floating_point() else to_floats(batch)
+        if i == 0:
+            layout = fastest_layout(lambda x: logits_of(model(x)), floats)
+        yield logits_of(model((change(floats) if change else floats).contiguous(memory_format=layout)))
 
 
 @torch.no_grad()
@@ -164,17 +176,10 @@ def predict(
     Args:
         images: (N, C, H, W), uint8 or floats in [0, 1].
         change: what is done to each batch of float images first: a trigger.
-        batch_size: None: what is fast, see `shown_at_once`.
+        batch_size: see `logits_over`.
     """
     was = model.training
     model.eval()
-    out: list[Tensor] = []
-    layout = torch.contiguous_format
-    for batch in images.split(batch_size or shown_at_once(images.device)):
-        floats = batch if batch.is_floating_point() else to_floats(batch)
-        if not out:
-            layout = fastest_layout(lambda x: logits_of(model(x)), floats)
-        shown = (change(floats) if change else floats).contiguous(memory_format=layout)
-        out.append(logits_of(model(shown)).argmax(1))
+    out = [logits.argmax(1) for logits in logits_over(model, images, change, batch_size)]
     model.train(was)
     return torch.cat(out)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ...checks import check_choice, check_labels, device_of, dtype_of, usable_device
 from ...clean import load_clean
@@ -155,6 +156,12 @@ class Baseline(ABC):
 def accuracy_of(model: nn.Module, job: Job, batch_size: int) -> float:
     """Of a model on the clean set."""
     return accuracy(predict(model, job.images, batch_size=batch_size), job.labels)
+
+
+def passing(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits (B, K) of a pass that leaves nothing behind in running statistics, whatever the mode."""
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    return logits_of(functional_call(model, buffers, (images,)))
 
 
 def count(module: nn.Module) -> int:

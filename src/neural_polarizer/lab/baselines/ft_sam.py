@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from ...cut import logits_of
 from ..options import check_above, check_at_least, check_shares
-from .base import Defended, Job, count
+from .base import Defended, Job, count, passing
 from .tuning import Tuning
 
 
@@ -51,8 +51,7 @@ class FTSAM(Tuning):
     def defend(self, job: Job) -> Defended:
         def loss(model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
             weights = dict(model.named_parameters())
-            buffers = {n: b.clone() for n, b in model.named_buffers()}  # the first look leaves no statistics behind
-            first = self._loss(logits_of(functional_call(model, {**weights, **buffers}, (images,))), labels)
+            first = self._loss(passing(model, images), labels)
             names = [n for n, p in weights.items() if p.requires_grad]
             gradients = torch.autograd.grad(first, [weights[n] for n in names])
             moves = ascent([weights[n].detach() for n in names], list(gradients), self.rho, self.eta)

@@ -9,13 +9,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...cut import logits_of
 from ..loop import Learner
 from ..options import check_above, check_at_least, check_shares
-from .base import Baseline, Defended, Job, count
+from .base import Baseline, Defended, Job, count, passing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +67,7 @@ class IBAU(Baseline):
 
         def harm(delta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
             """What the perturbation minimises; statistics of images that all carry it do not stay."""
-            buffers = {name: b.clone() for name, b in model.named_buffers()}
-            logits = logits_of(functional_call(model, buffers, (images + delta,))).float()
+            logits = passing(model, images + delta).float()
             return -F.cross_entropy(logits, labels) + self.damping * delta.square().sum()
 
         for turn in range(self.rounds):

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...cut import logits_of
 from ...metrics import (
     attackable,
     auroc,
@@ -18,11 +17,10 @@ from ...metrics import (
     excess_asr,
     tpr_at_fpr,
 )
-from ...rounds import fastest_layout
 from ..attacks.base import Attack
-from ..datasets.base import Split, to_floats
+from ..datasets.base import Split
 from ..evaluate import evaluation_of
-from ..train import shown_at_once
+from ..train import logits_over
 
 
 @dataclass(frozen=True)
@@ -43,22 +41,16 @@ class Said:
 
 @torch.no_grad()
 def _one(
-    model: nn.Module, images: Tensor, change: Callable[[Tensor], Tensor], asked: Tensor | None
+    model: nn.Module, images: Tensor, change: Callable[[Tensor], Tensor] | None, asked: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    classes, sure, size = [], [], shown_at_once(images.device)
-    layout = fastest_layout(lambda x: logits_of(model(x)), to_floats(images[:2]))
-    for start in range(0, len(images), size):
-        shown = change(to_floats(images[start : start + size])).contiguous(memory_format=layout)
-        p = logits_of(model(shown)).float().softmax(1)
-        classes.append(p.argmax(1))
-        about = classes[-1] if asked is None else asked[start : start + size]
-        sure.append(p.gather(1, about[:, None])[:, 0])
-    return torch.cat(classes), torch.cat(sure)
+    p = torch.cat([logits.float().softmax(1) for logits in logits_over(model, images, change)])
+    classes = p.argmax(1)
+    return classes, p.gather(1, (classes if asked is None else asked)[:, None])[:, 0]
 
 
 def said_by(model: nn.Module, test: Split, attack: Attack, asked: Said | None = None) -> Said:
     """What a model in eval mode says of the test images; `asked` is what the backdoored network said of them."""
-    clean = _one(model, test.images, lambda x: x, None if asked is None else asked.clean)
+    clean = _one(model, test.images, None, None if asked is None else asked.clean)
     triggered = _one(model, test.images, attack.trigger, None if asked is None else asked.triggered)
     return Said(*clean, *triggered)
 
