@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from neural_polarizer import FitConfig, PolarizedModel, purify, rounds
 from neural_polarizer.capture import make_cut
 from neural_polarizer.cut import Cut
-from neural_polarizer.fit import _started, attempts_on, fit_per_batch, measure
+from neural_polarizer.fit import attempts_on, fit_per_batch, measure, started
 from neural_polarizer.lab.backdoor import Backdoored
 from neural_polarizer.lab.datasets.registry import load_dataset
 from neural_polarizer.lab.evaluate import Evaluation, evaluate
@@ -88,7 +88,7 @@ def per_batch(net: nn.Module, few: tuple[Tensor, Tensor], repeats: int, table: T
     lean, fast = cut.lean(few[0][:2]), few[0].contiguous(memory_format=fastest_layout(cut.original, few[0]))
 
     def start() -> Polarizer:
-        return _started("npd", published, cut, 0, mean, var)
+        return started("npd", published, cut, 0, mean, var)
 
     sides: dict[str, Callable[[], Any]] = {
         "ours": lambda: ours(cut, start(), few, original, published),
@@ -154,7 +154,7 @@ def whole_plain_fit(net: nn.Module, clean: tuple[Tensor, Tensor]) -> tuple[Polar
     config = replace(FitConfig.published("cifar10"), epochs=EPOCHS, warmup_epochs=0, batch_size=BATCH)
     cut = make_cut(net, LAYER, clean[0][:2], "graph")
     mean, var, _ = measure(cut, clean[0], BATCH)
-    polarizer = _started("npd", config, cut, 0, mean, var)
+    polarizer = started("npd", config, cut, 0, mean, var)
     spent = seconds(lambda: plain(net, polarizer, clean, config))
     return PolarizedModel(net, polarizer.eval(), LAYER, image_shape=(3, 32, 32), cut=cut), spent
 
@@ -176,7 +176,7 @@ def der(data: Path, table: Table) -> None:
     judge = judge_of(victim, data)
     before, found = judge(victim.model), []
     for fit in (lambda g: ours(cut, g, clean, original, config), lambda g: plain(victim.model, g, clean, config)):
-        polarizer = _started("npd", config, cut, 0, mean, var)
+        polarizer = started("npd", config, cut, 0, mean, var)
         fit(polarizer)
         found.append(judge(PolarizedModel(victim.model, polarizer.eval(), LAYER, image_shape=(3, 32, 32), cut=cut)))
     a, b = (der_of(before, after) for after in found)

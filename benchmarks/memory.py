@@ -23,7 +23,7 @@ from plain_loop import PlainLoop
 
 from neural_polarizer import FitConfig, purify
 from neural_polarizer.capture import make_cut
-from neural_polarizer.fit import _started, measure
+from neural_polarizer.fit import measure, started
 from neural_polarizer.models.preact_resnet import PreActResNet18
 
 LAYER, BATCH, BAR = "layer4.1.conv1", 128, 1.0
@@ -41,7 +41,7 @@ def work(side: str, count: int, width: int) -> None:
     config = FitConfig(epochs=1, warmup_epochs=0, batch_size=BATCH)
     if side == "plain loop":
         cut = make_cut(net, LAYER, images[:2], "hooks")
-        polarizer = _started("npd", config, cut, 0, *measure(cut, images[:BATCH], BATCH)[:2])
+        polarizer = started("npd", config, cut, 0, *measure(cut, images[:BATCH], BATCH)[:2])
         loop = PlainLoop(net, LAYER, polarizer.eval(), config)
         for rows in torch.randperm(count, generator=order).split(BATCH)[:4]:  # all steps take the same
             loop.step(images[rows], labels[rows])

@@ -18,7 +18,7 @@ from common import Table, seconds
 
 from neural_polarizer import FitConfig
 from neural_polarizer.capture import make_cut
-from neural_polarizer.fit import _started, fit_per_batch, measure
+from neural_polarizer.fit import fit_per_batch, measure, started
 from neural_polarizer.models.preact_resnet import PreActResNet18
 
 LAYER, BASE = "layer4.1.conv1", {"images": 128, "classes": 10, "side": 32, "width": 16}
@@ -32,7 +32,7 @@ def fit_of(images: int, classes: int, side: int, width: int, method: str = "npd"
     cut = make_cut(PreActResNet18(classes=classes, width=width).eval(), LAYER, x[:2], "graph")
     config = FitConfig(epochs=2, warmup_epochs=0, early_exit=None)
     mean, var, original = measure(cut, x, config.batch_size)
-    polarizer = _started(method, config, cut, 0, mean, var)
+    polarizer = started(method, config, cut, 0, mean, var)
     return lambda: fit_per_batch(cut, polarizer, x, y, original, config, seed=0, progress=False)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from neural_polarizer import FitConfig
 from neural_polarizer.capture import make_cut
-from neural_polarizer.fit import _started, fit_in_rounds, fit_per_batch, measure
+from neural_polarizer.fit import fit_in_rounds, fit_per_batch, measure, started
 from neural_polarizer.mixture import Family
 from neural_polarizer.spread import spread_out
 from tests.nets import CLASSES, images
@@ -49,13 +49,13 @@ def fits(capture="auto", **changes):
         for method in METHODS:
             cut = make_cut(net, "block", x[:2], capture)
             if config.loop == "rounds":
-                start = partial(_started, method, config, cut, 0)
+                start = partial(started, method, config, cut, 0)
                 polarizer, history = fit_in_rounds(
                     cut, lambda *s, start=start: start(*s).double(), x, y, config, seed=0, progress=False
                 )
             else:
                 mean, var, original = measure(cut, x, config.batch_size)
-                polarizer = _started(method, config, cut, 0, mean, var).double()
+                polarizer = started(method, config, cut, 0, mean, var).double()
                 history = fit_per_batch(cut, polarizer, x, y, original, config, seed=0, progress=False)
             out[f"{kind} {method}"] = {k: v.detach().clone() for k, v in polarizer.state_dict().items()}
             out[f"{kind} {method} told"] = dict(history[-1])

@@ -27,7 +27,8 @@ USUAL = (images(40), labels(40))
 
 @pytest.fixture
 def small(monkeypatch):
-    """The mixture of the tests of rounds, as the one that is chosen with."""
+    """The mixture of the tests of rounds, as the one that is chosen with, and no clean set that is too small."""
+    monkeypatch.setattr(room, "FEW", 0)
     monkeypatch.setattr(FitConfig, "in_rounds", classmethod(lambda cls, **options: changed(SMALL, **options)))
 
 
@@ -344,6 +345,53 @@ def test_luck_decides_against_strength_but_for_it_against_a_suspect(small, suspe
         assert chooser.best() == best[suspect is not None], "on a second look as for strength"
     chooser.trials = [replace(judged, strength=0.2), replace(fitted, score=0.47)]
     assert chooser.best() == (0 if suspect is None else 1), "a weaker one counts as strong as what it replaces"
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_the_doubt_by_hand(small, few):
+    """Of 25 judges with two views each, one view each of two goes from a class of 0.6 to one of 0.3. One of them is a
+    view that the model takes for another class than the image: of few images it counts as well, else no such view does."""
+    x, y = images(125), labels(125)
+    found = room.attempt(lively("skips"), x, y, SMALL, seed=0, progress=False)
+    chooser = room.Chooser(
+        x, y, found, config=SMALL, start=None, max_accuracy_drop=0.01, seed=0, progress=False, few=few
+    )
+    own = found.original[chooser.held].argmax(1)
+    own = torch.cat([own, (own + 1) % CLASSES])[:, None]
+    p = torch.full((50, CLASSES), 0.1 / (CLASSES - 2)).scatter(1, own, 0.6).scatter(1, (own + 1) % CLASSES, 0.3)
+    after = p.clone()
+    after[[3, 30]] = after[[3, 30]].scatter(1, (own[[3, 30]] + 1) % CLASSES, 0.9)
+
+    class Seen:
+        def on_views(self, polarizer, rows):
+            return p.log(), after.log()
+
+    doubt, least = chooser.doubt(Seen(), None)
+    rows, views = ([3, 5], 50) if few else ([3], 25)
+    each = torch.zeros(25).index_fill(0, torch.tensor(rows), 0.3 * 25 / views)
+    assert doubt == pytest.approx(each.mean().item(), abs=1e-6)
+    assert least == pytest.approx(doubt - 1.96 * each.std().item() / 5, abs=1e-6)
+
+
+def test_with_few_images_the_polarizer_is_held_to_the_identity(small, monkeypatch):
+    """Losses are twice as strong beside that, and no map is fitted for each class; a config of the user's is left alone."""
+    seen, fit = [], Pool.fit
+    monkeypatch.setattr(
+        Pool, "fit", lambda self, g, config, *a, **k: (seen.append(config), fit(self, g, config, *a, **k))[1]
+    )
+    for few in (41, 40):
+        monkeypatch.setattr(room, "FEW", few)
+        seen.clear()
+        choice = auto(lively("skips"), layer="block", max_accuracy_drop=1.0).choice
+        times = 2 if few > 40 else 1
+        strengths = [t.strength for t in choice.trials if t.method == "npd" and t.look == 1]
+        assert strengths[:3] == [times * s for s in STRENGTHS[2:]]
+        assert {(c.lambda_still, c.mix_views) for c in seen} == {(4.0, True) if few > 40 else (0.0, False)}
+        assert ("r-cnpd" in {t.method for t in choice.trials}) == (few <= 40)
+    monkeypatch.setattr(room, "FEW", 41)
+    seen.clear()
+    auto(lively("skips"), layer="block", method="auto", config=FitConfig.in_rounds(), max_accuracy_drop=1.0)
+    assert {c.lambda_still for c in seen} == {0.0}
 
 
 @pytest.mark.parametrize("suspected", [True, False])

@@ -10,7 +10,7 @@ from torch import nn
 
 from neural_polarizer import FitConfig, InputError
 from neural_polarizer.capture import make_cut
-from neural_polarizer.fit import _started, fit_per_batch, measure
+from neural_polarizer.fit import fit_per_batch, measure, started
 from neural_polarizer.graph import GraphCut
 from neural_polarizer.kept import Kept
 
@@ -94,7 +94,7 @@ def test_a_batch_runs_no_prefix_that_it_need_not(monkeypatch, early_exit, prefix
     cut = make_cut(net, "block", x[:2], "graph")
     config = FitConfig(epochs=3, warmup_epochs=0, batch_size=8, early_exit=early_exit, radius=5.0, step=1.0)
     mean, var, original = measure(cut, x, 8)
-    polarizer = _started("npd", config, cut, 0, mean, var)
+    polarizer = started("npd", config, cut, 0, mean, var)
     passes = []
     whole = GraphCut.prefix
     monkeypatch.setattr(GraphCut, "prefix", lambda self, x: passes.append(len(x)) or whole(self, x))

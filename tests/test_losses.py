@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from neural_polarizer.losses import asr_loss, bn_loss, ce_loss, kl_loss, log_one_minus_p, max_loss
+from neural_polarizer.losses import (
+    asr_loss,
+    bn_loss,
+    ce_loss,
+    kl_loss,
+    log_one_minus_p,
+    max_loss,
+    still_loss,
+)
 
 LOGITS = torch.tensor([[math.log(2), 0.0, 0.0]])
 
@@ -32,6 +40,14 @@ def test_kl_by_hand():
     """KL((1/2, 1/4, 1/4) || uniform) = log 3 - 3/2 log 2; nothing where both agree."""
     assert kl_loss(torch.zeros(1, 3), LOGITS).item() == pytest.approx(math.log(3) - 1.5 * math.log(2), abs=1e-6)
     assert kl_loss(LOGITS + 5, LOGITS).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_still_by_hand():
+    """Of four values one has moved by 2: a mean square of 1, a quarter of what was there; of nothing, nothing moves."""
+    before, square = torch.tensor([[[2.0, -2.0], [2.0, 2.0]]]), torch.tensor(4.0)
+    after = before + torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    assert still_loss(after, before, square).item() == pytest.approx(0.25)
+    assert still_loss(0 * before, 0 * before, 0 * square).item() == 0
 
 
 def test_mean_over_the_batch():

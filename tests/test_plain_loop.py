@@ -10,7 +10,7 @@ import torch
 
 from neural_polarizer import FitConfig
 from neural_polarizer.capture import make_cut
-from neural_polarizer.fit import _started, fit_per_batch, measure
+from neural_polarizer.fit import fit_per_batch, measure, started
 
 from .nets import images, labels
 from .test_rounds import lively
@@ -25,7 +25,7 @@ def test_the_same_steps(options):
     net, x, y = lively("skips").double(), images(24).double(), labels(24)
     cut = make_cut(net, "block", x[:2], "graph")
     mean, var, original = measure(cut, x, 8)
-    ours, plain = (_started("npd", config, cut, 0, mean, var).double() for _ in range(2))
+    ours, plain = (started("npd", config, cut, 0, mean, var).double() for _ in range(2))
     start = {k: v.clone() for k, v in plain.state_dict().items()}
     fit_per_batch(cut, ours, x, y, original, config, seed=3, progress=False)
     loop = PlainLoop(net, "block", plain.eval(), config)

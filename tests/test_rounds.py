@@ -19,10 +19,10 @@ from neural_polarizer.graph import GraphCut
 from neural_polarizer.kept import Kept, parts_by_row
 from neural_polarizer.mixture import Family
 from neural_polarizer.polarizers import Full
-from neural_polarizer.pool import Copies
+from neural_polarizer.pool import Copies, Pool
 from neural_polarizer.sweep import Sweep
 from neural_polarizer.threats import Flow, Wave
-from neural_polarizer.views import moved_and_mirrored
+from neural_polarizer.views import mixed, moved_and_mirrored
 
 from .nets import CLASSES, CUTS, ZOO, images, labels, make, plain_logits
 from .test_cnpd import METHODS, many_classes
@@ -42,6 +42,7 @@ QUICK = FitConfig.in_rounds(
     lr=1e-4,
     views=0,
     clip=None,
+    lambda_still=0.0,
     schedule="constant",
     least_steps=0,
 )  # the gradients of `lively` are large
@@ -180,7 +181,7 @@ def test_conditions_and_classes_to_push_away(watched, full_width, monkeypatch, c
     given = []
     forward = Kept.forward
     monkeypatch.setattr(
-        Kept, "forward", lambda self, g, r, c, h=None: (given.append((r, c)), forward(self, g, r, c, h))[1]
+        Kept, "forward", lambda self, g, r, c, *more: (given.append((r, c)), forward(self, g, r, c, *more))[1]
     )
     net = lively("skips")
     quick(net, method="e-cnpd", config=changed(condition=condition))
@@ -321,7 +322,7 @@ def test_values_that_are_no_rows_are_seen():
         {"rounds": 2}, {"mixture": MIXTURE[:3]}, {"mixture": (*MIXTURE[:3], Family(threat="pixels", radius=4, steps=2))},
         {"condition": "target"}, {"aim": "prediction"}, {"benign": "label"}, {"statistics": "batch"}, {"schedule": "cosine"},
         {"warmup_epochs": 1}, {"target": 2}, {"weight_decay": 0.1}, {"lambda_asr": 0.3}, {"momentum": 0.5}, {"lr": 0.02},
-        {"views": 1}, {"clip": 0.01}, {"least_steps": 30},
+        {"views": 1}, {"clip": 0.01}, {"least_steps": 30}, {"lambda_still": 0.5},
     ],
 )  # fmt: skip
 def test_no_option_is_ignored(options):
@@ -553,6 +554,70 @@ def test_whether_views_are_mirrored_is_what_the_model_says(monkeypatch, share):
     quick(config=changed(views=2))
     assert asked
     assert all(mirror == (share == 0.0) for mirror in asked)
+
+
+def test_mixed_images_are_half_their_own_at_least():
+    own, others = torch.zeros(200, 3, 16, 24), torch.ones(200, 3, 16, 24)
+    seen = mixed(own, others, torch.Generator().manual_seed(0))
+    assert torch.equal(seen, mixed(own, others, torch.Generator().manual_seed(0)))
+    share = seen.mean((1, 2, 3))
+    assert share.max() < 0.55, "a rectangle covers whole pixels, a few more or less than half"
+    assert share.min() < 0.05
+    blended = torch.tensor([len(image.unique()) == 1 and 0 < image[0, 0, 0] < 1 for image in seen])
+    assert 60 < blended.sum() < 140
+    for image in seen[~blended]:
+        there = image[0] == 1
+        assert torch.equal(image.bool(), there.expand(3, -1, -1)), "each pixel is of one of the two"
+        rows, columns = there.any(1), there.any(0)
+        assert torch.equal(there, rows[:, None] & columns), "a rectangle"
+
+
+@pytest.mark.parametrize("apart", [None, [0, 3]])
+def test_few_images_have_mixed_views_but_for_those_that_judge(monkeypatch, apart):
+    """Every second view beyond the usual ones; what is mixed is no image of those that stand apart."""
+    monkeypatch.setattr(pool_room, "VIEWED", 8 * 6)  # seven views of each
+    monkeypatch.setattr(pool_room, "moved_and_mirrored", lambda x, order, mirror: x)
+    seen = []
+    monkeypatch.setattr(Kept, "look", lambda self, x, look=Kept.look: (seen.append(x.clone()), look(self, x))[1])
+    x = torch.arange(6.0)[:, None, None, None].expand(6, 3, 8, 8) / 10
+    x = x.index_fill(0, torch.tensor(apart or [], dtype=torch.long), 1.0)
+    cut = make_cut(make("skips"), "block.conv1", x[:2], "graph")
+    away = torch.tensor(apart) if apart else None
+    Pool(cut, x, None, views=2, mix=True, copies=0, batch_size=4, pass_size=4, order=torch.Generator(), apart=away)
+    views = torch.cat(seen).view(8, 6, 3, 8, 8)
+    changed = (views != x).flatten(2).any(2)
+    assert [n for n in range(8) if changed[n].any()] == [4, 6], "after the images, the usual views and one more"
+    if apart:
+        assert not changed[:, apart].any()
+        assert views[:, [1, 2, 4, 5]].max() <= 0.5, "and nothing of them is in any other"
+
+
+def test_a_mixed_view_that_is_taken_for_a_third_class_is_left_out(monkeypatch):
+    """How two images were mixed may be a trigger: here a mean of 0.5 in the red channel is."""
+    monkeypatch.setattr(pool_room, "VIEWED", 8 * 6)
+    monkeypatch.setattr(pool_room, "moved_and_mirrored", lambda x, order, mirror: x)
+    monkeypatch.setattr(pool_room, "mixed", lambda x, others, order: torch.full_like(x, 0.5))
+
+    class Triggered(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            with torch.random.fork_rng():
+                self.conv, self.fc = torch.nn.Conv2d(3, 3, 1, bias=False), torch.nn.Linear(3, 3, bias=False)
+            self.conv.weight.data = torch.eye(3)[:, :, None, None]
+            self.fc.weight.data = torch.eye(3)
+
+        def forward(self, x):
+            m = self.conv(x)
+            return self.fc(m.mean((2, 3))) + torch.tensor([0.0, 0.0, 9.0]) * (m[:, :1].mean((2, 3)) == 0.5)
+
+    x = torch.zeros(6, 3, 8, 8)
+    x[:3, 0], x[3:, 1] = 1, 1  # classes 0 and 1
+    pool = Pool(
+        make_cut(Triggered(), "fc", x[:2], "graph"), x, None, views=2, mix=True, copies=0, batch_size=4, pass_size=4,
+        order=torch.Generator(),
+    )  # fmt: skip
+    said, _ = pool.on_views(Full(3, channel_dim=1), torch.arange(6))
+    assert said.argmax(1).view(8, 6).tolist() == 8 * [[0, 0, 0, 1, 1, 1]]
 
 
 def test_the_original_output_is_kept_on_views(watched, full_width, monkeypatch):

@@ -191,6 +191,17 @@ def screening(record: dict[str, Any]) -> str:
     return f"{markdown(rows)}\n\nAUROC of the ranking: {record['auroc']:.3f}. {told}."
 
 
+def few_images(record: dict[str, Any]) -> str:
+    """Per network the accuracy that a fit costs, and ASR and RA after it."""
+    rows: list[tuple[str, ...]] = [("network", "fit", "λ", "ACC drop", "ASR", "RA")]
+    for r in record["rows"]:
+        b, a = r["before"], r["after"]
+        told = (f"{a['asr']:.3f}", f"{a['ra']:.3f}") if "asr" in a else ("", "")
+        rows.append((r["network"], r["variant"], f"{r['strength']:g}", f"{b['acc'] - a['acc']:+.4f}", *told))
+    told_of = said(record, "images", "test_images", "layer", "seed", "machine", "versions")
+    return f"{markdown(rows)}\n\nNPD; {told_of}."
+
+
 def families(record: dict[str, Any]) -> str:
     """Per family and network, the class that is reached most and its lead over the next."""
     networks = list(dict.fromkeys(r["network"] for r in record["rows"]))
@@ -236,6 +247,7 @@ TABLES = (
     ("docs/benchmark.md", "bench-purify-cifar10", "bench/purify-cifar10", bench),
     ("docs/results.md", "screening", "screening.json", screening),
     ("docs/results.md", "families", "families.json", families),
+    ("docs/results.md", "few-images", "few_images.json", few_images),
     ("docs/results.md", "replicated", "replicated.json", replicated),
 )
 

@@ -43,6 +43,8 @@ LOST_FREELY, OUT_OF = 2, 16  # held-back images, of at least so many: they tell 
 MARGIN = 0.02  # of the score, by which r-CNPD must be better than NPD: it runs the tail twice
 LUCK = 0.25  # over the root of the images that judge: by so much of the score anything may be better by chance
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
+FEW = 128  # clean images, a batch; fewer say too little by their logits, and the polarizer is held to the identity
+STILL, BESIDE_STILL = 4.0, 2  # λ_still then, and how much stronger the losses are beside it
 
 
 @dataclass
@@ -138,6 +140,7 @@ class Chooser:
         attempts: their perturbations.
         config: what every trial starts from, `loop="rounds"`.
         start: method, config, cut, mean and variance (C,) of what enters there -> a polarizer at the identity.
+        few: judge and choose as with fewer than `FEW` images.
     """
 
     def __init__(
@@ -151,7 +154,9 @@ class Chooser:
         max_accuracy_drop: float,
         seed: int,
         progress: bool,
+        few: bool = False,
     ) -> None:
+        self._few, self.strengths = few, tuple(BESIDE_STILL * s for s in STRENGTHS) if few else STRENGTHS
         self._images, self._labelled = images, labels is not None
         self._labels = attempts.original.argmax(1) if labels is None else labels
         self._config, self._start, self._budget = config, start, max_accuracy_drop
@@ -171,6 +176,7 @@ class Chooser:
             copies=sum(len(a.rows) for a in attempts.found), batch_size=self._config.batch_size,
             pass_size=self._config.pass_size(self._images.shape[1:], self._images.device.type), layout=attempts.layout,
             order=torch.Generator().manual_seed(self._seed + 2), compile=self._config.compile,
+            mix=self._config.mix_views, apart=self.held,
         )  # fmt: skip
         for a in attempts.found:
             pool.take(a.rows, a.images, a.targets, family=a.family)
@@ -190,9 +196,9 @@ class Chooser:
                 self.trial(cut, pool, method, strength)
             return
         at = FIRST
-        step = 1 if self.trial(cut, pool, method, STRENGTHS[at]).within_budget else -1
-        while 0 <= (at := at + step) < len(STRENGTHS):
-            if self.trial(cut, pool, method, STRENGTHS[at]).within_budget != (step > 0):
+        step = 1 if self.trial(cut, pool, method, self.strengths[at]).within_budget else -1
+        while 0 <= (at := at + step) < len(self.strengths):
+            if self.trial(cut, pool, method, self.strengths[at]).within_budget != (step > 0):
                 break
 
     def trial(self, cut: Cut, pool: Pool, method: str, strength: float, twice: bool = False) -> Trial:
@@ -246,7 +252,7 @@ class Chooser:
             again = t.look > 1 and i != self._looked
             luck = self._luck if t.suspect is None else -self._luck
             strength = max(t.strength, self.trials[self._looked].strength) if again else t.strength
-            handicap = luck * (math.log2(max(1.0, strength / STRENGTHS[FIRST])) + again)
+            handicap = luck * (math.log2(max(1.0, strength / self.strengths[FIRST])) + again)
             handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice)
             return t.within_budget, t.look, t.score - handicap
 
@@ -314,13 +320,14 @@ class Chooser:
 
         A few hundred labels cannot tell one point of accuracy from none: every image whose class changes counts here
         with what the original model was surer of before. Views that it takes for another class than the image itself
-        are none: nobody mirrors a digit.
+        are none (nobody mirrors a digit), but of few images, where almost all that changes is among them.
 
         Returns the mean, and the low end of its 95 % interval; the views of an image are one witness, not many.
         """
         original, after = pool.on_views(polarizer, self.held)
         own = original.argmax(1)
         known = self._original[self.held].argmax(1).repeat(len(original) // len(self.held)) == own
+        known = known | self._few
         sure = original.double().softmax(1)
         lost = (sure.gather(1, own[:, None]) - sure.gather(1, after.argmax(1, keepdim=True)))[:, 0] * known
         each = lost.view(-1, len(self.held)).sum(0) / known.sum() * len(self.held)
@@ -374,7 +381,8 @@ def choose(
     Raises:
         InputError: too few images, a config of the per-batch loop, no layer that can be cut.
     """
-    base = FitConfig.in_rounds() if config is None else config
+    base, few = FitConfig.in_rounds() if config is None else config, config is None and len(images) < FEW
+    base = replace(base, lambda_still=STILL, mix_views=True) if few else base
     if base.loop != "rounds":
         raise InputError("config: found loop='batch', wanted 'rounds' to choose layer or method with, or both named")
     if len(images) < FEWEST:
@@ -395,7 +403,7 @@ def choose(
         raise InputError("attempts: found those on other clean images or of another mixture")
     chooser = Chooser(
         images, labels, attempts, config=base, start=start, max_accuracy_drop=max_accuracy_drop,
-        seed=seed, progress=progress,
+        seed=seed, progress=progress, few=few,
     )  # fmt: skip
     first_method = "npd" if method == "auto" else method
 
@@ -420,7 +428,10 @@ def choose(
         bar.note(f"{cuts[at].layer}: {chooser.trials[-1].repaired:.2f} repaired")
     assert leader is not None
     (cut, pool), place = leader, chooser.best()
-    if method == "auto" and cut.classes <= MOST_CLASSES and not base.mergeable and place is not None:
+    maps = (
+        cut.classes <= MOST_CLASSES and not few and not base.mergeable
+    )  # of few images a class has too few for its own
+    if method == "auto" and maps and place is not None:
         chooser.trial(cut, pool, "r-cnpd", chooser.trials[place].strength)
     place = chooser.best(within=True)
     if place is not None and chooser.suspect is not None and config is None:  # what stops all classes alike is not
@@ -428,5 +439,5 @@ def choose(
         chooser.trial(cut, pool, found.method, found.strength, twice=True)
         place = chooser.best(within=True)
     if place is not None:
-        chooser.look_again(pool, place, strengths or STRENGTHS)
+        chooser.look_again(pool, place, strengths or chooser.strengths)
     return chooser.verdict(cut, pool, first_method)

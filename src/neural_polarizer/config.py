@@ -48,7 +48,8 @@ _IN_ROUNDS: dict[str, Any] = {
     "views": 3,  # without them the clean images are learned by heart: 0.5 to 0.8 points more of accuracy lost
     "clip": 1.0,  # the first steps on kept copies have gradients that throw e-CNPD away and cost NPD accuracy
     "condition": "reached", "aim": "label", "benign": "original", "lambda_ce": 0.1, "lambda_max": 0.1,
-    "lambda_asr": 0.1, "warmup_epochs": 0, "epochs": 15, "least_steps": 240, "schedule": "cosine", "weight_decay": 0.0,
+    "lambda_asr": 0.1, "warmup_epochs": 0, "epochs": 15, "least_steps": 240, "schedule": "cosine",
+    "weight_decay": 0.0,
 }  # fmt: skip
 
 
@@ -63,6 +64,7 @@ class FitConfig:
             `fool` says, and what earlier ones found is kept.
         views: with "rounds": of every clean image so many further views (of few images more), moved and mirrored, on
             which the original output is kept as well; wants benign="original".
+        mix_views: of few images every second one of the views that are more is mixed with another image.
         least_steps: with "rounds": a round has more epochs than `epochs` where those would be fewer steps than this.
         mixture: with "rounds": what perturbs, instead of the one ball of the next two lines; see `Family`.
         norm, radius, start: the ball of the inner problem. Radius None keeps the per-pixel RMS of L2 3.0 on
@@ -78,6 +80,7 @@ class FitConfig:
             "none" (one for all), its "label" (an oracle), or "random".
         embedding: dimension d of e- and a-CNPD.
         lambda_bn, lambda_ce, lambda_max, lambda_asr: weights of the outer losses.
+        lambda_still: with "rounds": weight of L_still (ours): how far clean activations move at the cut, see `losses`.
         benign: L_bn is the cross-entropy with the "label", or the KL divergence from the "original" model's output.
         aim: L_ce aims at the polarized model's own "prediction" on the clean image, or at the "label".
         structure, rank, hidden: the polarizer (`polarizers.STRUCTURES`); rank for "low-rank", hidden for "relu".
@@ -107,6 +110,7 @@ class FitConfig:
     loop: Literal["batch", "rounds"] = "batch"
     rounds: int = 1
     views: int = 0
+    mix_views: bool = False
     least_steps: int = 0
     mixture: tuple[Family, ...] = ()
     norm: Literal["l2", "linf", "l1"] = "l2"
@@ -126,6 +130,7 @@ class FitConfig:
     lambda_ce: float = 0.4
     lambda_max: float = 0.4
     lambda_asr: float = 0.4
+    lambda_still: float = 0.0
     benign: Literal["label", "original"] = "label"
     aim: Literal["prediction", "label"] = "prediction"
     structure: str = "full"
@@ -166,7 +171,7 @@ class FitConfig:
         for name in ("radius", "early_exit", "clip"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0)
-        for name in ("lambda_bn", "lambda_ce", "lambda_max", "lambda_asr", "momentum", "weight_decay"):
+        for name in ("lambda_bn", "lambda_ce", "lambda_max", "lambda_asr", "lambda_still", "momentum", "weight_decay"):
             check_number(name, getattr(self, name), least=0)
         check_number("start", self.start)
         for name in ("steps", "batch_size", "rank", "embedding", "rounds"):
@@ -180,7 +185,7 @@ class FitConfig:
             self.target in (None, "runner-up", "random", "none") or (isinstance(self.target, int) and self.target >= 0)
         ):
             raise InputError(f"target: found {self.target!r}, wanted 'runner-up', 'random', 'none' or a class index")
-        for name in ("mergeable", "compile"):
+        for name in ("mergeable", "compile", "mix_views"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: found {getattr(self, name)!r}, wanted True or False")
         if self.mergeable and not STRUCTURES[self.structure].affine:
@@ -196,7 +201,14 @@ class FitConfig:
     def _fits_its_loop(self) -> None:
         """No option that the loop would ignore."""
         if self.loop == "batch":
-            if self.rounds != 1 or self.mixture or self.views or self.least_steps:
+            if (
+                self.rounds != 1
+                or self.mixture
+                or self.views
+                or self.least_steps
+                or self.lambda_still
+                or self.mix_views
+            ):
                 raise InputError("loop: found 'batch' with options of the other loop, wanted 'rounds'")
             return
         if self.views and self.benign != "original":

@@ -117,7 +117,7 @@ def purify(
         )  # fmt: skip
 
     def start(method: str, config: FitConfig, cut: Cut, mean: Tensor, var: Tensor) -> Polarizer:
-        return _started(method, config, cut, seed, mean, var)
+        return started(method, config, cut, seed, mean, var)
 
     if config is None or AUTO in (method, layer):
         taken, choice, outside = choose(
@@ -178,7 +178,7 @@ def _brought(
     return working, images, labels
 
 
-def _started(method: str, config: FitConfig, cut: Cut, seed: int, mean: Tensor, var: Tensor) -> Polarizer:
+def started(method: str, config: FitConfig, cut: Cut, seed: int, mean: Tensor, var: Tensor) -> Polarizer:
     """A polarizer for the cut at the identity, on the device of the statistics (C,) of the clean images there."""
     structure, options = _structure(method, config, cut, seed)
     polarizer = build_polarizer(structure, channels=cut.channels, channel_dim=cut.channel_dim, **options)

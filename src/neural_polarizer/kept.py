@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -113,12 +113,19 @@ class Kept:
         return parts_of(count, count if whole else self._pass_size or count)
 
     def forward(
-        self, polarizer: Polarizer | None, rows: Tensor, condition: Tensor | None, hasty: torch.autocast | None = None
-    ) -> Tensor:
-        """Logits (B, K) of kept rows (B,), polarized or not; with the tail in `hasty` where activations are kept."""
+        self, polarizer: Polarizer | None, rows: Tensor, condition: Tensor | None, hasty: torch.autocast | None = None,
+        note: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Logits (B, K) of kept rows (B,), polarized or not; with the tail in `hasty` where activations are kept.
+
+        `note` is given what enters the layer, before and after the polarizer.
+        """
 
         def edit(m: Tensor) -> Tensor:
-            return m if polarizer is None else applied(polarizer, m, condition)
+            edited = m if polarizer is None else applied(polarizer, m, condition)
+            if note is not None:
+                note(m, edited)
+            return edited
 
         tensors = [self._wide(t, rows) for t in self._rows]
         if self._by_row is None:

@@ -45,6 +45,15 @@ def kl_loss(logits: Tensor, original: Tensor) -> Tensor:
     return F.kl_div(after, before, reduction="batchmean", log_target=True)
 
 
+def still_loss(after: Tensor, before: Tensor, square: Tensor) -> Tensor:
+    """L_still = mean (g(m) - m)² / mean m² (ours): how far a polarizer moves clean activations (B, ...).
+
+    A few clean images say little by their logits, and much by every value at the cut. `square`, the mean of m², is that
+    of all clean images. Over it, and not the variance, no step is too long, however large the mean of a channel is.
+    """
+    return (after - before).square().mean() / square.clamp_min(1e-12)
+
+
 def asr_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """L_asr = -log(1 - p_T(x + δ)): takes the target's probability away."""
     return -log_one_minus_p(logits, targets).mean()

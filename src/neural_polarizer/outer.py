@@ -29,6 +29,8 @@ class FitDiverged(RuntimeError):
 class Outer:
     """Steps down ``λ_bn L_bn + λ_ce L_ce + λ_max L_max + λ_asr L_asr``, over the polarizer alone.
 
+    Where there is a ``λ_still``, ``λ_still L_still`` is added.
+
     Args:
         extra: names of further means that `step` is told.
     """
@@ -37,7 +39,11 @@ class Outer:
         self.stepper = stepper_for(polarizer, config.lr, config)
         self._config = config
         self._weights = [config.lambda_bn, config.lambda_ce, config.lambda_max, config.lambda_asr]
-        self._names = [*PARTS, "clean_accuracy", "reached", *extra]
+        self._parts = [*PARTS]
+        if config.lambda_still:
+            self._parts.append("loss_still")
+            self._weights.append(config.lambda_still)
+        self._names = [*self._parts, "clean_accuracy", "reached", *extra]
 
     def begin(self, epoch: int, device: torch.device) -> None:
         """A new epoch, counted from 0."""
@@ -54,6 +60,7 @@ class Outer:
         targets: Tensor,
         *,
         of: Tensor | None = None,
+        still: Tensor | None = None,
         extra: Sequence[Tensor] = (),
         weights: tuple[float, float] = (1.0, 1.0),
     ) -> None:
@@ -63,6 +70,7 @@ class Outer:
             clean, original, labels: the logits (B, K) of clean images, those of the original model, and (B,).
             perturbed, targets: the logits (P, K) of perturbed images, and the classes (P,) to push them away from.
             of: the clean image (P,) of each; None: they stand in the same order.
+            still: L_still of the clean images, where there is a ``λ_still``.
             weights: of the clean and of the perturbed ones in the means over the batch; gradients add up.
         """
         prediction = clean.detach().argmax(1)
@@ -76,6 +84,8 @@ class Outer:
               if found else [clean.new_zeros(())] * 3),
         ]  # fmt: skip
         shares = [weights[0], *[weights[1]] * 3]
+        if still is not None:
+            parts, shares = [*parts, still], [*shares, weights[0]]
         if weights != (1.0, 1.0):
             parts = [share * part for share, part in zip(shares, parts, strict=True)]
         loss = torch.stack([weight * part for weight, part in zip(self._weights, parts, strict=True)]).sum()
@@ -99,7 +109,7 @@ class Outer:
             raise FitDiverged(
                 f"the losses of epoch {epoch + 1} are not finite; try a smaller lr than {self._config.lr:g}"
             )
-        total = sum(weight * means[name] for weight, name in zip(self._weights, PARTS, strict=True))
+        total = sum(weight * means[name] for weight, name in zip(self._weights, self._parts, strict=True))
         return {"epoch": epoch + 1, "loss": total, **means}
 
 

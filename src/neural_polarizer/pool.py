@@ -14,12 +14,13 @@ from .config import FitConfig
 from .cut import Cut
 from .history import History
 from .kept import Kept, mean_and_variance
+from .losses import still_loss
 from .outer import Outer, batches, warm_up
 from .polarizers import Polarizer
 from .precision import quick
 from .progress import Progress
 from .spread import rows_of, spread
-from .views import moved_and_mirrored
+from .views import mixed, moved_and_mirrored
 
 SMALL_BATCH, BATCHES = 32, 8  # batches of a small clean set are smaller, down to the first, for the second in an epoch
 SAME_IN_A_MIRROR = 0.8  # share of the images whose class must survive a mirror, or no view is mirrored: digits, signs
@@ -45,6 +46,8 @@ class Pool:
         cut: the model.
         images, labels: (N, C, H, W) in [0, 1], (N,); None: the original model's predictions are the labels.
         views: of every image so many further ones, moved and mirrored, or more; see `views_for`.
+        mix: every second one of those that are more is mixed with another image.
+        apart: rows (M,) of images that are mixed with none: those that judge.
         copies: how many perturbed images will be taken at most.
         order: the CPU generator that the views are drawn with.
         batch_size, pass_size: images that views are drawn for at a time, and that are in a pass through the model.
@@ -70,8 +73,10 @@ class Pool:
         order: torch.Generator,
         layout: torch.memory_format = torch.contiguous_format,
         compile: bool = False,
+        mix: bool = False,
+        apart: Tensor | None = None,
     ) -> None:
-        views = views_for(views, len(images))
+        usual, views = views, views_for(views, len(images))
         self._cut, self._batch, self._layout, self._views = cut, batch_size, layout, views
         few, self.lean = images[:2].contiguous(memory_format=layout), cut.lean(images[:2], compile)
         self._kept = Kept(self.lean, few, len(images) * (1 + views) + copies, pass_size, half=True)
@@ -80,20 +85,51 @@ class Pool:
         self.labels = self.predictions if labels is None else labels
         self._statistics: tuple[Tensor, Tensor] | None = None
         mirror = views > 0 and self._bears_a_mirror(images, pass_size)
-        for _ in range(views):
-            said.append(self._enter(images, lambda batch: moved_and_mirrored(batch, order, mirror)))
+        together = torch.ones(len(images), dtype=torch.bool)
+        together[[] if apart is None else apart.cpu()] = False
+
+        def view(rows: Tensor) -> Tensor:
+            return moved_and_mirrored(images[rows.to(images.device)], order, mirror)
+
+        def mixed_view(rows: Tensor) -> tuple[Tensor, Tensor]:
+            seen, some, place = view(rows), together[rows].nonzero()[:, 0], images.device
+            others = together.nonzero()[:, 0][torch.randint(max(1, int(together.sum())), some.shape, generator=order)]
+            now = mixed(seen[some.to(place)], view(others), order)
+            among = self.predictions[rows.to(place)][:, None].repeat(1, 2)
+            among[some.to(place), 1] = self.predictions[others.to(place)]
+            return seen.index_copy(0, some.to(place), now), among
+
+        for number in range(views):
+            mixes = mix and number >= usual and (number - usual) % 2
+            said.append(self._enter(images, view, mixed_view if mixes else None))
         self._said = torch.cat(said)  # row v * N + i is view v of image i, as the original model sees it
         # What a fit holds clean logits to is rounded as they are: to change nothing costs nothing.
         self._held_to, self._hasty = self._rounded(quick(lambda x: self.lean.edited(x, lambda m: m), few))
         self.copies = Copies(len(images), images.device)
 
-    def _enter(self, images: Tensor, change: Callable[[Tensor], Tensor] = lambda batch: batch) -> Tensor:
-        """Keep all images, or what becomes of them; the original logits."""
+    def _enter(
+        self, images: Tensor, view: Callable[[Tensor], Tensor] | None = None,
+        mix: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Keep all images, or the views of rows (B,) that `view` makes of them; the original logits.
+
+        `mix` makes others, and says which classes (B, 2) they hold. What is taken for a third one is no such view: how
+        the two were mixed may be a trigger, and what the original model says of that is not to be kept.
+        """
         said = []
-        for batch in images.split(self._batch):
-            logits, tensors = self._look(change(batch))
+        for rows in torch.arange(len(images)).split(self._batch):
+            if view is None or mix is None:
+                logits, tensors = self._look(images[rows[0] : rows[-1] + 1] if view is None else view(rows))
+            else:
+                seen, among = mix(rows)
+                logits, tensors = self._look(seen)
+                third = (logits.argmax(1)[:, None] != among).all(1).nonzero()[:, 0]
+                if len(third):
+                    plain, rest = self._look(view(rows[third.cpu()]))
+                    logits = logits.index_copy(0, third, plain)
+                    tensors = [t.index_copy(0, third, p) for t, p in zip(tensors, rest, strict=True)]
             said.append(logits)
-            self._kept.add(tensors, torch.arange(len(batch), device=images.device))
+            self._kept.add(tensors, torch.arange(len(rows), device=images.device))
         return torch.cat(said)
 
     def _look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -179,6 +215,12 @@ class Pool:
         steps = -(-len(rows) // size)  # per epoch
         config = replace(config, epochs=max(config.epochs, -(-config.least_steps // steps)))
         outer, history, count = Outer(polarizer, config), History(), len(self.labels)
+        moved, (mean, variance) = list[Tensor](), self.statistics()
+
+        def note(before: Tensor, after: Tensor) -> None:
+            if config.lambda_still:
+                moved.append(still_loss(after, before, (mean.square() + variance).mean()))
+
         epochs = Progress(config.epochs, f"fit, round {round + 1}", enabled=progress)
         for epoch in epochs:
             outer.begin(epoch, rows.device)
@@ -203,14 +245,14 @@ class Pool:
                     some = ((of >= part.start) & (of < part.stop)).nonzero()[:, 0]
                     weights = weight * (part.stop - part.start) / len(clean), len(some) / max(1, every) / times
                     with g.batch_statistics(config.statistics == "batch"):
-                        logits = self._kept.forward(g, seen[part], rows_of(conditions[0], part), self._hasty)
+                        logits = self._kept.forward(g, seen[part], rows_of(conditions[0], part), self._hasty, note)
                     copied = logits[:0]
                     if len(some):
                         which, sent_to = copies[some] + len(self._said), rows_of(conditions[1], some)
                         copied = self._kept.forward(g, which, sent_to, self._hasty)
                     outer.add(
                         logits, said[part], self.labels[clean[part]], copied, sent[some], of=of[some] - part.start,
-                        weights=weights,
+                        still=moved.pop() if moved else None, weights=weights,
                     )  # fmt: skip
                 outer.step()
             row: dict[str, Any] = {"round": round + 1, **outer.told(round * config.epochs + epoch), **(told or {})}

@@ -70,6 +70,7 @@ def fit_in_rounds(
     pool = Pool(
         cut, images, labels, views=config.views, batch_size=config.batch_size, pass_size=size, order=order,
         copies=min(MOST_TRIED, len(views)) * config.copies() * config.rounds, layout=layout, compile=config.compile,
+        mix=config.mix_views,
     )  # fmt: skip
     cut = pool.lean  # what perturbs runs the whole network, most of the time
     hasty = quick(cut.original, images)

@@ -15,10 +15,12 @@ from ...models.sketch import sketch
 from ...models.zoo import build_model
 from ..attacks.registry import build_attack
 from ..backdoor import CLEAN
+from ..baselines.registry import BASELINES
 from ..datasets.registry import DATASETS
 from ..proving import ALL_TO_ALL, attack_of, recipe_for
 from ..train import Recipe
 from .defences import FROM_DATA, NONE, options_of
+from .flaws import FLAWS, UNLABELLED
 from .grid import ArchitectureSpec, AttackSpec, Block, Grid
 
 FORMAT = 1
@@ -73,6 +75,7 @@ class Cell:
         layer: where a polarizer stands; None for all other defences.
         labels: what tables call arch, attack and defence. Not part of the setting.
         reactivation: budgets, see `reactivate`; where there are none, the setting says nothing of it.
+        flaw: of the clean set, see `flaws`; the same.
     """
 
     network: Network
@@ -84,12 +87,14 @@ class Cell:
     test_images: int | None
     labels: dict[str, str]
     reactivation: tuple[float, ...] = ()
+    flaw: str | None = None
 
     def setting(self) -> dict[str, Any]:
-        apart = ("network", "labels", "reactivation")
+        apart = ("network", "labels", "reactivation", "flaw")
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         woken = {"reactivation": list(self.reactivation)} if self.reactivation else {}
-        return {**own, **woken, "network": self.network.setting()}
+        flaw = {"flaw": self.flaw} if self.flaw else {}
+        return {**own, **woken, **flaw, "network": self.network.setting()}
 
     @property
     def key(self) -> str:
@@ -142,6 +147,10 @@ def _cells(grid: Grid, part: Block, sources: Mapping[str, str]) -> list[Cell]:
                                 raise InputError(f"clean: found {clean}, wanted at most hold_back = {hold_back}")
                             for defence in part.defences or ():
                                 options, layer = options_of(defence.name, defence.options, arch.name, arch.layer)
+                                if defence.flaw is not None:
+                                    check_choice("flaw", defence.flaw, FLAWS)
+                                    if defence.flaw == UNLABELLED and defence.name in BASELINES:
+                                        raise InputError(f"flaw: {defence.name} wants labels, found {defence.flaw!r}")
                                 labels = {
                                     "architecture": arch.label or arch.name,
                                     "attack": attack.label or attack.name,
@@ -158,6 +167,7 @@ def _cells(grid: Grid, part: Block, sources: Mapping[str, str]) -> list[Cell]:
                                         test_images=grid.test_images,
                                         labels=labels,
                                         reactivation=tuple(grid.reactivation),
+                                        flaw=defence.flaw,
                                     )
                                 )
     return out
@@ -194,7 +204,15 @@ def _check_labels(cells: Sequence[Cell]) -> None:
         n = cell.network
         for kind, setting in (
             ("architecture", {"name": n.arch, "options": n.arch_options}),
-            ("defence", {"defence": cell.defence, "layer": cell.layer, "arch": cell.labels["architecture"]}),
+            (
+                "defence",
+                {
+                    "defence": cell.defence,
+                    "layer": cell.layer,
+                    "arch": cell.labels["architecture"],
+                    "flaw": cell.flaw,
+                },
+            ),
         ):
             place = (kind, cell.labels[kind], *([cell.labels["architecture"]] if kind == "defence" else []))
             key = key_of(setting)
@@ -214,5 +232,7 @@ def networks_of(cells: Sequence[Cell]) -> dict[str, Network]:
 
 def described(network: Network) -> str:
     """A line about a network, for people."""
-    attack = network.attack["name"] if network.attack else CLEAN
+    attack = CLEAN
+    if network.attack:
+        attack = f"{network.attack['name']} at {network.attack['options']['poisoning_ratio']:g}"
     return f"{attack} on {network.dataset}, {network.arch}, seed {network.seed}"

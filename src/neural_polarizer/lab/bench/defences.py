@@ -23,7 +23,7 @@ AUTO_OPTIONS: dict[str, Any] = {"max_accuracy_drop": 0.01, "method": "auto", "la
 DEFENCES = (NONE, AUTO, *METHODS, *BASELINES)
 LAYERS = {"preact_resnet18": "layer4.1.conv1", "small_resnet": "layer3", "vgg19_bn": "features.49"}
 FROM_DATA = ("shift", "mirror")  # how far images may be moved, and whether they may be mirrored
-UNSAID = {"compile": False}  # options younger than committed records: at these values a setting does not name them
+UNSAID = {"compile": False, "lambda_still": 0.0, "mix_views": False}  # younger than records, which do not name them
 PUBLISHED = "published"  # an option of polarizers: start from the papers' settings of a data set
 
 
@@ -68,7 +68,7 @@ def defend(
     options: Mapping[str, Any],
     layer: str | None,
     model: nn.Module,
-    clean: tuple[Tensor, Tensor],
+    clean: tuple[Tensor, Tensor] | Tensor,
     data: ImageData,
     *,
     seed: int,
@@ -76,7 +76,8 @@ def defend(
     progress: bool = True,
     attempts: Attempts | None = None,
 ) -> Defended:
-    """Run a defence with all its options on a model and a clean set (images (N, C, H, W) in [0, 1], labels (N,)).
+    """Run a defence with all its options on a model and a clean set (images (N, C, H, W) in [0, 1], labels (N,)), of
+    which baselines want the labels.
 
     `precision` is that of baselines that train; polarizers and whatever is measured know none. `attempts` are for
     `auto`: see `purify`.
@@ -84,6 +85,7 @@ def defend(
     if name == NONE:
         return Defended(model, 0, {})
     if name in BASELINES:
+        assert not isinstance(clean, Tensor)
         # Whoever fine-tunes augments as the data allow: the grid says otherwise where it wants to.
         usual = {name: getattr(data, name) for name in FROM_DATA}
         return build_baseline(name, {**usual, **options})(

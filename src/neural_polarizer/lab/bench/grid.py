@@ -63,11 +63,15 @@ class AttackSpec(_Strict):
 
 
 class DefenceSpec(_Strict):
-    """A defence by name; its label tells two settings of one defence apart."""
+    """A defence by name; its label tells two settings of one defence apart.
+
+    `flaw`: what is wrong with its clean set, one of `flaws.FLAWS`.
+    """
 
     name: str
     options: dict[str, Any] = {}
     label: str | None = None
+    flaw: str | None = None
 
 
 Datasets = Annotated[list[Annotated[DatasetSpec, BeforeValidator(_named)]], Field(min_length=1)]

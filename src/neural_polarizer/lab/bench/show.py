@@ -23,8 +23,8 @@ def name_of(task: Task) -> str:
         return f"train {described(task.work)}"
     cell: Cell = task.work
     return (
-        f"{cell.labels['defence']} against {cell.labels['attack']}, {cell.network.dataset}, "
-        f"{cell.labels['architecture']}, {cell.clean} clean, seed {cell.seed}"
+        f"{cell.labels['defence']} against {cell.labels['attack']} at {cell.poisoning_ratio:g}, "
+        f"{cell.network.dataset}, {cell.labels['architecture']}, {cell.clean} clean, seed {cell.seed}"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...attempts import Attempts
 from ...errors import InputError
@@ -28,6 +28,7 @@ from ..machine import machine, versions
 from ..train import Recipe
 from .cells import Cell, Network
 from .defences import AUTO, defend
+from .flaws import FLAWS, UNLABELLED
 from .measure import Said, figures, said_by
 from .memory import forget_peak, peak_mib
 from .reactivate import reactivated
@@ -181,11 +182,13 @@ class Shared:
         self._key: Hashable = None
         self._found: tuple[Attempts, float] | None = None
 
-    def get(self, key: tuple[str, int, int], model: nn.Module, clean: Split) -> tuple[Attempts, float]:
+    def get(
+        self, key: tuple[str, str | None, int, int], model: nn.Module, clean: tuple[Tensor, Tensor] | Tensor
+    ) -> tuple[Attempts, float]:
         """They, and the seconds that they took; `key` ends with the seed."""
         if self._found is None or key != self._key:
             self._found, started = None, time.perf_counter()
-            attempts = attempts_on(model, (clean.floats(), clean.labels), seed=key[-1])
+            attempts = attempts_on(model, clean, seed=key[-1])
             self._key, self._found = key, (attempts, time.perf_counter() - started)
         return self._found
 
@@ -206,16 +209,19 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
     twin = Said(**{k.removeprefix(TWIN): v for k, v in outputs.items() if k.startswith(TWIN)})
     test = data.test.take(rows).to(place.device)
     clean = clean_set(data, victim, cell.clean, cell.seed).to(place.device)
+    if cell.flaw is not None:
+        clean = FLAWS[cell.flaw](clean, found.attack, len(data.classes), cell.seed)
+    given = clean.floats() if cell.flaw == UNLABELLED else (clean.floats(), clean.labels)
     device = torch.device(place.device)
     forget_peak(device)
     started, name, before_that = time.perf_counter(), cell.defence["name"], 0.0
     try:
         attempts = None
         if name == AUTO:
-            attempts, before_that = _shared.get((str(folder), cell.clean, cell.seed), found.model, clean)
+            attempts, before_that = _shared.get((str(folder), cell.flaw, cell.clean, cell.seed), found.model, given)
             started = time.perf_counter()
         done = defend(
-            name, cell.defence["options"], cell.layer, found.model, (clean.floats(), clean.labels), data,
+            name, cell.defence["options"], cell.layer, found.model, given, data,
             seed=cell.seed, precision=victim.recipe.precision_on(device), attempts=attempts,
         )  # fmt: skip
     except InputError as error:

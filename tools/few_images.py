@@ -1,0 +1,111 @@
+"""What L_still and mixed views save of few clean images: `python tools/few_images.py [--images 100] [--data FILE]`.
+
+On the CIFAR-10 networks of `benchmarks/networks` that no attack, or a development attack, has trained: NPD before one
+layer, fitted with and without each, at three strengths; what it costs and stops on test images. The perturbed images
+are the same for all. No test attack is looked at here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neural_polarizer import FitConfig
+from neural_polarizer.capture import make_cut
+from neural_polarizer.choose import STILL, Chooser
+from neural_polarizer.cut import Cut
+from neural_polarizer.files import write_atomically
+from neural_polarizer.fit import attempts_on, started
+from neural_polarizer.lab.attacks.base import DEVELOPMENT_ATTACKS, Attack
+from neural_polarizer.lab.backdoor import CLEAN, load_backdoored
+from neural_polarizer.lab.datasets.base import Split
+from neural_polarizer.lab.datasets.registry import load_dataset
+from neural_polarizer.lab.evaluate import evaluation_of
+from neural_polarizer.lab.machine import machine, versions
+from neural_polarizer.polarized import applied
+from neural_polarizer.polarizers import Polarizer
+
+ROOT = Path(__file__).parent.parent
+LAYER, PASS = "layer4.1", 250
+USUAL = FitConfig.in_rounds()
+VARIANTS = {  # name -> options, and strengths that cost about as much
+    "neither": ({}, (0.05, 0.1, 0.2)),
+    "mixed views": ({"mix_views": True}, (0.05, 0.1, 0.2)),
+    "L_still": ({"lambda_still": STILL}, (0.1, 0.2, 0.4)),
+    "both": ({"lambda_still": STILL, "mix_views": True}, (0.1, 0.2, 0.4)),
+}
+
+
+@torch.no_grad()
+def classes_of(cut: Cut, polarizer: Polarizer | None, images: Tensor) -> Tensor:
+    def edit(m: Tensor) -> Tensor:
+        return m if polarizer is None else applied(polarizer, m, None)
+
+    return torch.cat([cut.edited(some, edit).argmax(1) for some in images.split(PASS)])
+
+
+def figures(cut: Cut, polarizer: Polarizer | None, test: Split, attack: Attack | None) -> dict[str, float]:
+    """ACC; under attack also ASR and RA."""
+    clean = classes_of(cut, polarizer, test.floats())
+    if attack is None:
+        return {"acc": (clean == test.labels).double().mean().item()}
+    triggered = torch.cat([attack.trigger(some) for some in test.floats().split(PASS)])
+    found = evaluation_of(clean, classes_of(cut, polarizer, triggered), test.labels, attack, cut.classes)
+    return {"acc": found.acc, "asr": found.asr, "ra": found.ra}
+
+
+def start(method: str, config: FitConfig, cut: Cut, mean: Tensor, var: Tensor) -> Polarizer:
+    return started(method, config, cut, 0, mean, var)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--test-images", type=int, default=3000)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "cifar10.zip")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "few_images.json")
+    options = parser.parse_args()
+    data, rows = load_dataset("cifar10", options.data, progress=False), list[dict[str, Any]]()
+    shuffled = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
+    test = data.test.take(shuffled[: options.test_images])
+    for folder in sorted(f for f in (ROOT / "benchmarks" / "networks").iterdir() if f.is_dir()):
+        found = load_backdoored(folder)
+        name = found.attack.name if found.attack else CLEAN
+        if name != CLEAN and (name not in DEVELOPMENT_ATTACKS or getattr(found.attack, "target", None) is None):
+            continue
+        some = data.train.take(data.hold_back(options.images, 0)[0])  # of the 2,500 that these networks have not seen
+        attempts = attempts_on(found.model, (some.floats(), some.labels), seed=0)
+        cut = make_cut(found.model, LAYER, some.floats()[:2], "auto")
+        before = figures(cut, None, test, found.attack)
+        for variant, (changes, strengths) in VARIANTS.items():
+            chooser = Chooser(
+                some.floats(), some.labels, attempts, config=replace(USUAL, **changes), start=start,
+                max_accuracy_drop=0.01, seed=0, progress=False, few=True,
+            )  # fmt: skip
+            pool = chooser.pool(cut)
+            for strength in strengths:
+                chooser.trial(cut, pool, "npd", strength)
+                made = chooser.taken(len(chooser.trials) - 1)
+                after = figures(cut, made.polarizer, test, found.attack)
+                rows.append({
+                    "network": name, "variant": variant, "strength": strength, "before": before, "after": after,
+                    "doubt": chooser.trials[-1].doubt,
+                })  # fmt: skip
+                print(rows[-1], flush=True)
+    record = {
+        "images": options.images, "test_images": len(test), "layer": LAYER, "seed": 0, "rows": rows,
+        "machine": machine("cpu"), "versions": versions(),
+    }  # fmt: skip
+    write_atomically(options.out, json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
