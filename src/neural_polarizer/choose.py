@@ -326,8 +326,7 @@ class Chooser:
         """
         original, after = pool.on_views(polarizer, self.held)
         own = original.argmax(1)
-        known = self._original[self.held].argmax(1).repeat(len(original) // len(self.held)) == own
-        known = known | self._few
+        known = self._few | (self._original[self.held].argmax(1).repeat(len(original) // len(self.held)) == own)
         sure = original.double().softmax(1)
         lost = (sure.gather(1, own[:, None]) - sure.gather(1, after.argmax(1, keepdim=True)))[:, 0] * known
         each = lost.view(-1, len(self.held)).sum(0) / known.sum() * len(self.held)
@@ -381,8 +380,10 @@ def choose(
     Raises:
         InputError: too few images, a config of the per-batch loop, no layer that can be cut.
     """
-    base, few = FitConfig.in_rounds() if config is None else config, config is None and len(images) < FEW
-    base = replace(base, lambda_still=STILL, mix_views=True) if few else base
+    base = FitConfig.in_rounds() if config is None else config
+    few = config is None and len(images) < FEW
+    if few:
+        base = replace(base, lambda_still=STILL, mix_views=True)
     if base.loop != "rounds":
         raise InputError("config: found loop='batch', wanted 'rounds' to choose layer or method with, or both named")
     if len(images) < FEWEST:
@@ -428,9 +429,7 @@ def choose(
         bar.note(f"{cuts[at].layer}: {chooser.trials[-1].repaired:.2f} repaired")
     assert leader is not None
     (cut, pool), place = leader, chooser.best()
-    maps = (
-        cut.classes <= MOST_CLASSES and not few and not base.mergeable
-    )  # of few images a class has too few for its own
+    maps = cut.classes <= MOST_CLASSES and not few and not base.mergeable  # of few images a class has next to none
     if method == "auto" and maps and place is not None:
         chooser.trial(cut, pool, "r-cnpd", chooser.trials[place].strength)
     place = chooser.best(within=True)

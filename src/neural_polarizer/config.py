@@ -48,8 +48,7 @@ _IN_ROUNDS: dict[str, Any] = {
     "views": 3,  # without them the clean images are learned by heart: 0.5 to 0.8 points more of accuracy lost
     "clip": 1.0,  # the first steps on kept copies have gradients that throw e-CNPD away and cost NPD accuracy
     "condition": "reached", "aim": "label", "benign": "original", "lambda_ce": 0.1, "lambda_max": 0.1,
-    "lambda_asr": 0.1, "warmup_epochs": 0, "epochs": 15, "least_steps": 240, "schedule": "cosine",
-    "weight_decay": 0.0,
+    "lambda_asr": 0.1, "warmup_epochs": 0, "epochs": 15, "least_steps": 240, "schedule": "cosine", "weight_decay": 0.0,
 }  # fmt: skip
 
 

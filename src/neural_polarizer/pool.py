@@ -216,10 +216,11 @@ class Pool:
         config = replace(config, epochs=max(config.epochs, -(-config.least_steps // steps)))
         outer, history, count = Outer(polarizer, config), History(), len(self.labels)
         moved, (mean, variance) = list[Tensor](), self.statistics()
+        square = (mean.square() + variance).mean()
 
         def note(before: Tensor, after: Tensor) -> None:
             if config.lambda_still:
-                moved.append(still_loss(after, before, (mean.square() + variance).mean()))
+                moved.append(still_loss(after, before, square))
 
         epochs = Progress(config.epochs, f"fit, round {round + 1}", enabled=progress)
         for epoch in epochs:

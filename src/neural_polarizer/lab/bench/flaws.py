@@ -12,6 +12,7 @@ from ..datasets.base import Split, to_bytes
 
 UNLABELLED = "unlabelled"
 QUALITY, BRIGHTER = 50, 1.2
+Flaw = Callable[[Split, Attack, int, int], Split]  # clean set, attack, number of classes, seed
 
 
 def _some(split: Split, share: float, seed: int) -> torch.Tensor:
@@ -20,7 +21,7 @@ def _some(split: Split, share: float, seed: int) -> torch.Tensor:
     return order[: max(1, round(share * len(split)))].sort().values.to(split.labels.device)
 
 
-def triggered(share: float) -> Callable[[Split, Attack, int, int], Split]:
+def triggered(share: float) -> Flaw:
     """So many images carry the trigger, and the label that the attacker gives it."""
 
     def flawed(split: Split, attack: Attack, classes: int, seed: int) -> Split:
@@ -33,7 +34,7 @@ def triggered(share: float) -> Callable[[Split, Attack, int, int], Split]:
     return flawed
 
 
-def mislabelled(share: float) -> Callable[[Split, Attack, int, int], Split]:
+def mislabelled(share: float) -> Flaw:
     """So many images have another class's label."""
 
     def flawed(split: Split, attack: Attack, classes: int, seed: int) -> Split:
@@ -69,7 +70,7 @@ def unlabelled(split: Split, attack: Attack, classes: int, seed: int) -> Split:
     return split
 
 
-FLAWS: dict[str, Callable[[Split, Attack, int, int], Split]] = {
+FLAWS: dict[str, Flaw] = {
     UNLABELLED: unlabelled,
     "triggered-1": triggered(0.01),
     "triggered-5": triggered(0.05),
