@@ -429,7 +429,8 @@ def choose(
         bar.note(f"{cuts[at].layer}: {chooser.trials[-1].repaired:.2f} repaired")
     assert leader is not None
     (cut, pool), place = leader, chooser.best()
-    maps = cut.classes <= MOST_CLASSES and not few and not base.mergeable  # of few images a class has next to none
+    # Of few images a class has next to none; and where no class is suspected, a map per class costs more than it stops.
+    maps = cut.classes <= MOST_CLASSES and not few and not base.mergeable and chooser.suspect is not None
     if method == "auto" and maps and place is not None:
         chooser.trial(cut, pool, "r-cnpd", chooser.trials[place].strength)
     place = chooser.best(within=True)

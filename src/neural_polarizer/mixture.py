@@ -18,7 +18,7 @@ from .perturb import NORMS, SHARES, STEP_RULES, Descent
 from .threats import Additive, Flow, Quantised, Share, Smooth, Sparse, ThreatModel, Wave
 
 SPARSE = ("patch", "pixels")
-FAINT = 3  # the side of a patch; larger ones reach a class of a clean network, too: docs/results.md
+FAINT = {"patch": 3, "pixels": 0, "wave": 0}  # larger ones reach a class of a clean network, too: docs/results.md
 GRIDDED = ("flow", "smooth", "wave")
 THREATS = (*NORMS, "smooth", "wave", "flow", *SPARSE, "quantised")
 MAX_FAMILIES = 16  # mixtures are read from strangers' files
@@ -82,7 +82,7 @@ class Family:
     @property
     def telling(self) -> bool:
         """Whether it is faint enough that a class which it alone reaches is suspect; see `suspicion`."""
-        return self.threat not in SPARSE or (self.threat == "patch" and self.radius <= FAINT)
+        return self.radius <= FAINT.get(self.threat, math.inf)
 
     def size_for(self, shape: Sequence[int]) -> float:
         """The radius for images of `shape` (C, H, W)."""
