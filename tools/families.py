@@ -15,27 +15,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from development import CIFAR10, ROOT, development_networks, some_test_images
 from torch import Tensor, nn
 
 from neural_polarizer import FitConfig
 from neural_polarizer.cut import frozen_view, logits_of
 from neural_polarizer.files import write_atomically
-from neural_polarizer.lab.attacks.base import DEVELOPMENT_ATTACKS
-from neural_polarizer.lab.backdoor import CLEAN, load_backdoored
 from neural_polarizer.lab.datasets.registry import load_dataset
 from neural_polarizer.lab.machine import machine, versions
 from neural_polarizer.mixture import Family
 from neural_polarizer.perturb import learn_patterns
 from neural_polarizer.precision import quick
-from neural_polarizer.rounds import FOCUS_BATCH, fastest_layout, scan
+from neural_polarizer.rounds import fastest_layout, scan
 from neural_polarizer.spread import rows_of
+from neural_polarizer.sweep import FOCUS_BATCH
 
-ROOT = Path(__file__).parent.parent
 JUDGED = 128  # images of other classes that a pattern is tried on
 LEFT_OUT = (  # tried and not in the default mixture
     Family(threat="l2", radius=2.0, share="target", steps=20, step=0.2),
     Family(threat="smooth", radius=4.0, grid=8, share="target", steps=20, step=0.2),
-    Family(threat="wave", radius=6.0, grid=24, share="target", steps=20, step=0.2),
+    Family(threat="wave", radius=6.0, grid=24, share="target", steps=0),
     Family(threat="quantised", radius=4, share="target", steps=20, step=0.5, rule="sign"),
 )
 
@@ -69,22 +68,15 @@ def rates(model: nn.Module, images: Tensor, labels: Tensor, family: Family, clas
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "cifar10.zip")
+    parser.add_argument("--data", type=Path, default=CIFAR10)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "families.json")
     options = parser.parse_args()
     data = load_dataset("cifar10", options.data, progress=False)
-    test, classes = data.test, len(data.classes)
-    some = test.take(torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[: options.images])
+    some, classes = some_test_images(data, options.images), len(data.classes)
     images, labels, rows = some.floats(), some.labels, []
     mixture = [(replace(f, focus=0), True) for f in FitConfig.in_rounds().mixture] + [(f, False) for f in LEFT_OUT]
-    for folder in sorted((ROOT / "benchmarks" / "networks").iterdir()):
-        if not folder.is_dir():
-            continue
-        found = load_backdoored(folder)
-        name = found.attack.name if found.attack else CLEAN
+    for name, found in development_networks():
         target = getattr(found.attack, "target", None)
-        if name != CLEAN and (name not in DEVELOPMENT_ATTACKS or target is None):
-            continue
         for family, default in mixture:
             shares = rates(found.model, images, labels, family, classes)
             first, second = sorted(shares, reverse=True)[:2]

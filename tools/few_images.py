@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from development import CIFAR10, ROOT, development_networks, figures, some_test_images
 from torch import Tensor
 
 from neural_polarizer import FitConfig
@@ -23,17 +23,11 @@ from neural_polarizer.choose import STILL, Chooser
 from neural_polarizer.cut import Cut
 from neural_polarizer.files import write_atomically
 from neural_polarizer.fit import attempts_on, started
-from neural_polarizer.lab.attacks.base import DEVELOPMENT_ATTACKS, Attack
-from neural_polarizer.lab.backdoor import CLEAN, load_backdoored
-from neural_polarizer.lab.datasets.base import Split
 from neural_polarizer.lab.datasets.registry import load_dataset
-from neural_polarizer.lab.evaluate import evaluation_of
 from neural_polarizer.lab.machine import machine, versions
-from neural_polarizer.polarized import applied
 from neural_polarizer.polarizers import Polarizer
 
-ROOT = Path(__file__).parent.parent
-LAYER, PASS = "layer4.1", 250
+LAYER = "layer4.1"
 USUAL = FitConfig.in_rounds()
 VARIANTS = {  # name -> options, and strengths that cost about as much
     "neither": ({}, (0.05, 0.1, 0.2)),
@@ -41,24 +35,6 @@ VARIANTS = {  # name -> options, and strengths that cost about as much
     "L_still": ({"lambda_still": STILL}, (0.1, 0.2, 0.4)),
     "both": ({"lambda_still": STILL, "mix_views": True}, (0.1, 0.2, 0.4)),
 }
-
-
-@torch.no_grad()
-def classes_of(cut: Cut, polarizer: Polarizer | None, images: Tensor) -> Tensor:
-    def edit(m: Tensor) -> Tensor:
-        return m if polarizer is None else applied(polarizer, m, None)
-
-    return torch.cat([cut.edited(some, edit).argmax(1) for some in images.split(PASS)])
-
-
-def figures(cut: Cut, polarizer: Polarizer | None, test: Split, attack: Attack | None) -> dict[str, float]:
-    """ACC; under attack also ASR and RA."""
-    clean = classes_of(cut, polarizer, test.floats())
-    if attack is None:
-        return {"acc": (clean == test.labels).double().mean().item()}
-    triggered = torch.cat([attack.trigger(some) for some in test.floats().split(PASS)])
-    found = evaluation_of(clean, classes_of(cut, polarizer, triggered), test.labels, attack, cut.classes)
-    return {"acc": found.acc, "asr": found.asr, "ra": found.ra}
 
 
 def start(method: str, config: FitConfig, cut: Cut, mean: Tensor, var: Tensor) -> Polarizer:
@@ -69,17 +45,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--test-images", type=int, default=3000)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "cifar10.zip")
+    parser.add_argument("--data", type=Path, default=CIFAR10)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "few_images.json")
     options = parser.parse_args()
     data, rows = load_dataset("cifar10", options.data, progress=False), list[dict[str, Any]]()
-    shuffled = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
-    test = data.test.take(shuffled[: options.test_images])
-    for folder in sorted(f for f in (ROOT / "benchmarks" / "networks").iterdir() if f.is_dir()):
-        found = load_backdoored(folder)
-        name = found.attack.name if found.attack else CLEAN
-        if name != CLEAN and (name not in DEVELOPMENT_ATTACKS or getattr(found.attack, "target", None) is None):
-            continue
+    test = some_test_images(data, options.test_images)
+    for name, found in development_networks():
         some = data.train.take(data.hold_back(options.images, 0)[0])  # of the 2,500 that these networks have not seen
         attempts = attempts_on(found.model, (some.floats(), some.labels), seed=0)
         cut = make_cut(found.model, LAYER, some.floats()[:2], "auto")
