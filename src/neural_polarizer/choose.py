@@ -225,12 +225,12 @@ class Chooser:
         """The trial with the figures of its polarizer on what the pool has by now."""
         (drop, (sure, _)), (doubt, least) = self.drop(pool, polarizer), self.doubt(pool, polarizer)
         repaired = self.repaired(pool, polarizer)
-        lost = least if self.suspect is not None else doubt  # where nothing is suspected, nothing is risked
-        return replace(
-            trial, accuracy_drop=drop, doubt=doubt, repaired=repaired,
-            score=repaired - DROP_PRICE * max(0.0, sure, doubt),
-            within_budget=drop <= self.allowed() and lost <= self._budget,
-        )  # fmt: skip
+        # Where nothing is suspected nothing is risked, and the doubt, which has less luck in it, must keep the budget.
+        bold = self.suspect is None and not self._few and self._budget > 0
+        within = sure <= self._budget if bold else drop <= self.allowed()
+        within = within and (doubt if self.suspect is None else least) <= self._budget
+        score = repaired - DROP_PRICE * max(0.0, sure, doubt)
+        return replace(trial, accuracy_drop=drop, doubt=doubt, repaired=repaired, score=score, within_budget=within)
 
     def allowed(self) -> float:
         """The measured drop that keeps the budget: a few images may always be lost, or few could judge nothing."""
@@ -240,19 +240,21 @@ class Chooser:
     def best(self, within: bool = False) -> int | None:
         """The place of the best trial so far.
 
-        Those in the budget come first, or are the only ones; then those judged by the last look. What costs more, in
-        accuracy on images that nobody has here or in time, must be better by more than luck: each doubling of the
-        strength beyond the first, r-CNPD, a longer fit, and one on a second look. Against a suspect each doubling, and
-        the second look, may be worse by that much: what few images let through, the trigger may be.
+        Those in the budget come first, or are the only ones; then those judged by the last look. What costs time must
+        be better by more than luck: r-CNPD, a longer fit, and without a suspect one on a second look. Each doubling of
+        the strength may be worse by that much, and against a suspect the second look: the budget bounds what they cost,
+        and what a few judges let through, the trigger may be. Where so few judge that no budget tells, and nothing is
+        suspected, it is each doubling or halving of the first strength that must be better by it.
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
 
         def worth(i: int) -> tuple[bool, int, float]:
             t = self.trials[i]
             again = t.look > 1 and i != self._looked
-            luck = self._luck if t.suspect is None else -self._luck
             strength = max(t.strength, self.trials[self._looked].strength) if again else t.strength
-            handicap = luck * (math.log2(max(1.0, strength / self.strengths[FIRST])) + again)
+            doublings = math.log2(max(strength, self.strengths[0]) / self.strengths[FIRST])
+            handicap = self._luck * (abs(doublings) if self._few and t.suspect is None else -doublings)
+            handicap += again * (self._luck if t.suspect is None else -self._luck)
             handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice)
             return t.within_budget, t.look, t.score - handicap
 

@@ -66,8 +66,8 @@ def purify(
         layer: path in `model.named_modules()`; the polarizer acts on what enters it. "auto" chooses.
         config: hyper-parameters. None: `FitConfig.in_rounds()` with a strength that is chosen, too.
         max_accuracy_drop: where anything is chosen, the clean accuracy that may be lost, in [0, 1], on a fifth of the
-            clean images, which are held back for judging. Nothing that loses more is returned: at worst the polarizer
-            is the identity, and `purified.choice.within_budget` is False.
+            clean images, which are held back for judging. Nothing that loses more, luck aside, is returned: at worst
+            the polarizer is the identity, and `purified.choice.within_budget` is False.
         seed: same seed, same machine: same bits. No global generator is touched.
         device: where to work. If it is not the model's, the work happens on a copy there, and the polarizer comes
             back to where the model is. A model in half precision is worked on as a copy in float32.

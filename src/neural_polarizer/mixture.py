@@ -84,6 +84,11 @@ class Family:
         """Whether it is faint enough that a class which it alone reaches is suspect; see `suspicion`."""
         return self.radius <= FAINT.get(self.threat, math.inf)
 
+    @property
+    def averaged(self) -> bool:
+        """Whether it counts for the average of all families: waves find a class's texture, not a trigger."""
+        return self.threat != "wave"
+
     def size_for(self, shape: Sequence[int]) -> float:
         """The radius for images of `shape` (C, H, W)."""
         channels, area = shape[0], math.prod(shape[1:]) / SIDE**2

@@ -70,22 +70,23 @@ class Suspicion:
         return {**asdict(self), "score": self.score, "target": self.target}
 
 
-def suspicion_of(reached: Tensor, possible: Tensor, counted: Tensor | None = None) -> Suspicion:
+def suspicion_of(reached: Tensor, could: Tensor, alone: Tensor | None = None, mean: Tensor | None = None) -> Suspicion:
     """From counts (F, K): perturbed images of each family that reached each class, and those that could have.
 
-    `counted` (F,) are the families of which one alone may tell; None: all of them.
+    `alone` (F,) are the families of which one may tell, `mean` (F,) those of the average; None: all.
 
     Example:
         >>> counts = torch.tensor([[60, 2, 1, 0], [9, 8, 7, 8]])
         >>> suspicion_of(counts, torch.full((2, 4), 75)).target
         0
     """
-    rates = reached.double() / possible.double().clamp_min(1)
-    every = torch.cat([rates, rates.mean(0, keepdim=True)])
+    rates = reached.double() / could.double().clamp_min(1)
+    together = rates if mean is None else rates[mean]
+    every = torch.cat([rates, together.mean(0, keepdim=True)])
     two = every.topk(2, dim=1)
     lead = torch.zeros_like(every).scatter_(1, two.indices[:, :1], two.values[:, :1] - two.values[:, 1:])
     lead[-1] *= ON_AVERAGE
-    if counted is not None:
-        lead[:-1][~counted] = 0
+    if alone is not None:
+        lead[:-1][~alone] = 0
     excess = lead.amax(0).clamp_max(1)
     return Suspicion(tuple(excess.tolist()), tuple(tuple(row) for row in rates.tolist()))
