@@ -62,7 +62,7 @@ def purify(
         clean: (images, labels) tensors, images alone (labels then come from the model), a Dataset, or a DataLoader of
             such items. Images are float in [0, 1], labels integers in 0..K-1.
         method: "npd", or class-conditional: "r-cnpd" (one polarizer per class), "e-cnpd" (an embedding of the class),
-            "a-cnpd" (the class attends to the channels); "auto" chooses between NPD and r-CNPD.
+            "a-cnpd" (the class attends to the channels); "auto": NPD, or against a suspected class r-CNPD.
         layer: path in `model.named_modules()`; the polarizer acts on what enters it. "auto" chooses.
         config: hyper-parameters. None: `FitConfig.in_rounds()` with a strength that is chosen, too.
         max_accuracy_drop: where anything is chosen, the clean accuracy that may be lost, in [0, 1], on a fifth of the
