@@ -202,6 +202,48 @@ def few_images(record: dict[str, Any]) -> str:
     return f"{markdown(rows)}\n\nNPD; {told_of}."
 
 
+def trials(record: dict[str, Any]) -> str:
+    """Per network and trial what its judges said, and what is true of test images."""
+    rows: list[tuple[str, ...]] = [
+        ("network", "layer", "λ", "look", "drop on judges", "doubt", "repaired", "in the budget", "ACC drop", "ASR"),
+    ]
+    for r in record["rows"]:
+        t, drop, mark = r["trial"], r["before"]["acc"] - r["after"]["acc"], "**" if r["taken"] else ""
+        asr = f"{r['after']['asr']:.3f}" if "asr" in r["after"] else ""
+        rows.append(
+            (r["network"], f"{mark}{t['layer']}{mark}", f"{t['strength']:g}", str(t["look"]),
+             f"{t['accuracy_drop']:+.3f}", f"{t['doubt']:.4f}", f"{t['repaired']:.3f}",
+             "yes" if t["within_budget"] else "no", f"{drop:+.4f}", asr)
+        )  # fmt: skip
+    return f"{markdown(rows)}\n\nBold: taken. {said(record, 'images', 'test_images', 'seed', 'machine', 'versions')}."
+
+
+def clean_cost(record: dict[str, Any]) -> str:
+    """Per network and number of clean images, the mean and the largest accuracy drop over the seeds."""
+    rows: list[tuple[str, ...]] = [
+        (
+            "network",
+            "clean images",
+            "ACC before",
+            "mean ACC drop",
+            "largest",
+            "suspected",
+            "identity returned",
+            "seeds",
+        ),
+    ]
+    for model, images in dict.fromkeys((json.dumps(r["model"]), r["images"]) for r in record["rows"]):
+        own = [r for r in record["rows"] if (json.dumps(r["model"]), r["images"]) == (model, images)]
+        drops, about = [r["before"] - r["after"] for r in own], json.loads(model)
+        name = f"{about['arch']} of width {about['options']['width']}"
+        suspected, left = sum(r["suspect"] is not None for r in own), sum(r["chosen"] is None for r in own)
+        rows.append(
+            (name, f"{images:,}", f"{own[0]['before']:.4f}", f"{sum(drops) / len(drops):+.4f}", f"{max(drops):+.4f}",
+             str(suspected), str(left), ", ".join(str(r["seed"]) for r in own))
+        )  # fmt: skip
+    return f"{markdown(rows)}\n\n{said(record, 'test_images', 'machine', 'versions')}."
+
+
 def families(record: dict[str, Any]) -> str:
     """Per family and network, the class that is reached most and its lead over the next."""
     networks = list(dict.fromkeys(r["network"] for r in record["rows"]))
@@ -248,6 +290,8 @@ TABLES = (
     ("docs/results.md", "screening", "screening.json", screening),
     ("docs/results.md", "families", "families.json", families),
     ("docs/results.md", "few-images", "few_images.json", few_images),
+    ("docs/results.md", "trials", "trials.json", trials),
+    ("docs/results.md", "clean-cost", "clean_cost.json", clean_cost),
     ("docs/results.md", "replicated", "replicated.json", replicated),
 )
 
