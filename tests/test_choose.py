@@ -264,7 +264,7 @@ def test_suspicion_is_also_a_lead_on_average():
     rates = torch.tensor([[60, 60, 4, 4], [60, 4, 60, 4], [60, 4, 4, 60], [60, 60, 4, 4]])
     found = suspicion_of(rates, torch.full((4, 4), 80))
     assert found.target == 0
-    assert found.score == pytest.approx(1.6 * (60 - 32) / 80)
+    assert found.score == pytest.approx(2 * (60 - 32) / 80)
     level = suspicion_of(rates[:2, :2], torch.full((2, 2), 80))
     assert level.score == pytest.approx(56 / 80), "of one family alone it would be more"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 STANDS_OUT = 0.4  # of the images that could reach it; docs/results.md has what clean and backdoored networks show
 
-ON_AVERAGE = 1.6  # how much more a lead counts that is one on the average of all families
+ON_AVERAGE = 2.0  # how much more a lead counts that is one on the average of all families
 
 EVEN = 0.05  # a difference between two shares that is none
 
