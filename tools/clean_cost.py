@@ -14,15 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from development import CIFAR10, NETWORKS, ROOT, clean_set
+from development import CIFAR10, NETWORKS, ROOT, clean_set, write_record
 from torch import nn
 
 from neural_polarizer import purify
-from neural_polarizer.files import write_atomically
 from neural_polarizer.lab.backdoor import load_backdoored
 from neural_polarizer.lab.datasets.base import Split
 from neural_polarizer.lab.datasets.registry import load_dataset
-from neural_polarizer.lab.machine import machine, versions
 from neural_polarizer.lab.train import predict
 
 
@@ -43,11 +41,11 @@ def main() -> int:
     rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     done = {(row["network"], row["images"], row["seed"]) for row in rows}
     folders = sorted(f for networks in options.networks for f in networks.iterdir() if f.is_dir())
-    networks = {f.name: load_backdoored(f) for f in folders}
+    networks = {f.name: found for f in folders if (found := load_backdoored(f)).attack is None}
     for seed in options.seeds:
         for images in options.images:
             for name, found in networks.items():
-                if found.attack is not None or (name, images, seed) in done:
+                if (name, images, seed) in done:
                     continue
                 some, started = clean_set(data, images, seed), time.perf_counter()
                 purified = purify(found.model, (some.floats(), some.labels), seed=seed, progress=False)
@@ -61,8 +59,7 @@ def main() -> int:
                     "seconds": seconds,
                 })  # fmt: skip
                 print(rows[-1], flush=True)
-                record = {"test_images": len(test), "rows": rows, "machine": machine("cpu"), "versions": versions()}
-                write_atomically(options.out, json.dumps(record, indent=1) + "\n")
+                write_record(options.out, test_images=len(test), rows=rows)
     return 0
 
 

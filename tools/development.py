@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from neural_polarizer.conditional import ConditionalPolarizer
 from neural_polarizer.cut import Cut
+from neural_polarizer.files import write_atomically
 from neural_polarizer.lab.attacks.base import DEVELOPMENT_ATTACKS, Attack
 from neural_polarizer.lab.backdoor import CLEAN, Backdoored, load_backdoored
 from neural_polarizer.lab.datasets.base import ImageData, Split
 from neural_polarizer.lab.evaluate import evaluation_of
+from neural_polarizer.lab.machine import machine, versions
 from neural_polarizer.polarized import applied
 from neural_polarizer.polarizers import Polarizer
 
@@ -22,6 +27,21 @@ NETWORKS = ROOT / "benchmarks" / "networks"
 CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10.zip"
 HELD_BACK = 2500  # of the training images, which the networks of the benchmark have not seen
 PASS = 250
+
+
+def arguments(about: str | None, images: int, out: str) -> argparse.Namespace:
+    """What the command line of a tool says: how many images, of which data, to which record."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=images)
+    parser.add_argument("--test-images", type=int, default=3000)
+    parser.add_argument("--data", type=Path, default=CIFAR10)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / out)
+    return parser.parse_args()
+
+
+def write_record(out: Path, **found: Any) -> None:
+    """A record with the machine and the versions that it was made by."""
+    write_atomically(out, json.dumps({**found, "machine": machine("cpu"), "versions": versions()}, indent=1) + "\n")
 
 
 def development_networks(folder: Path = NETWORKS) -> Iterator[tuple[str, Backdoored]]:

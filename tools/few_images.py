@@ -7,24 +7,19 @@ are the same for all. No test attack is looked at here.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from development import CIFAR10, ROOT, development_networks, figures, some_test_images
+from development import arguments, development_networks, figures, some_test_images, write_record
 from torch import Tensor
 
 from neural_polarizer import FitConfig
 from neural_polarizer.capture import make_cut
 from neural_polarizer.choose import STILL, Chooser
 from neural_polarizer.cut import Cut
-from neural_polarizer.files import write_atomically
 from neural_polarizer.fit import attempts_on, started
 from neural_polarizer.lab.datasets.registry import load_dataset
-from neural_polarizer.lab.machine import machine, versions
 from neural_polarizer.polarizers import Polarizer
 
 LAYER = "layer4.1"
@@ -42,12 +37,7 @@ def start(method: str, config: FitConfig, cut: Cut, mean: Tensor, var: Tensor) -
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--test-images", type=int, default=3000)
-    parser.add_argument("--data", type=Path, default=CIFAR10)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "few_images.json")
-    options = parser.parse_args()
+    options = arguments(__doc__, 100, "few_images.json")
     data, rows = load_dataset("cifar10", options.data, progress=False), list[dict[str, Any]]()
     test = some_test_images(data, options.test_images)
     for name, found in development_networks():
@@ -70,11 +60,9 @@ def main() -> int:
                     "doubt": chooser.trials[-1].doubt,
                 })  # fmt: skip
                 print(rows[-1], flush=True)
-    record = {
-        "images": options.images, "test_images": len(test), "layer": LAYER, "seed": 0, "rows": rows,
-        "machine": machine("cpu"), "versions": versions(),
-    }  # fmt: skip
-    write_atomically(options.out, json.dumps(record, indent=1) + "\n")
+    write_record(
+        options.out, images=options.images, test_images=len(test), layer=LAYER, seed=0, rows=rows,
+    )  # fmt: skip
     return 0
 
 

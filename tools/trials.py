@@ -7,21 +7,16 @@ is what the rules of `choose` without a suspect were made on. No test attack is 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from development import CIFAR10, ROOT, clean_set, development_networks, figures, some_test_images
+from development import arguments, clean_set, development_networks, figures, some_test_images, write_record
 
 from neural_polarizer import choose, purify
 from neural_polarizer.choose import Chooser
-from neural_polarizer.files import write_atomically
 from neural_polarizer.fit import attempts_on
 from neural_polarizer.lab.datasets.registry import load_dataset
-from neural_polarizer.lab.machine import machine, versions
 
 
 class Watched(Chooser):
@@ -35,12 +30,7 @@ class Watched(Chooser):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--test-images", type=int, default=3000)
-    parser.add_argument("--data", type=Path, default=CIFAR10)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "trials.json")
-    options = parser.parse_args()
+    options = arguments(__doc__, 500, "trials.json")
     data, rows = load_dataset("cifar10", options.data, progress=False), list[dict[str, Any]]()
     test, some = some_test_images(data, options.test_images), clean_set(data, options.images)
     clean = some.floats(), some.labels
@@ -60,11 +50,9 @@ def main() -> int:
             taken = place == purified.choice.chosen
             rows.append({"network": name, "trial": asdict(trial), "taken": taken, "before": before, "after": after})
             print(name, trial.layer, trial.method, trial.strength, taken, after, flush=True)
-    record = {
-        "images": options.images, "test_images": len(test), "seed": 0, "rows": rows, "machine": machine("cpu"),
-        "versions": versions(),
-    }  # fmt: skip
-    write_atomically(options.out, json.dumps(record, indent=1) + "\n")
+    write_record(
+        options.out, images=options.images, test_images=len(test), seed=0, rows=rows,
+    )  # fmt: skip
     return 0
 
 

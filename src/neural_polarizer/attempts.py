@@ -146,7 +146,7 @@ def attempt(
         begin.append(scan(families[i][0], attacked, *own, classes, size, order))
         family = Sweep(*families[i], attacked, *own, config.batch_size, order, begin[i])
         tallies.append(family.run(some, rule_of(config), classes, config.focus()[i], partial(keep, family=i)))
-    masks = (torch.tensor([getattr(f, name) for f in config.mixture]) for name in ("telling", "averaged"))
+    alone, mean = [f.telling for f in config.mixture], [f.averaged for f in config.mixture]
     reached, possible = (torch.stack(t).cpu() for t in ([t.reached for t in tallies], [t.possible for t in tallies]))
-    suspicion = suspicion_of(reached, possible, *(mask if mask.any() else None for mask in masks))
+    suspicion = suspicion_of(reached, possible, *(torch.tensor(m) if any(m) else None for m in (alone, mean)))
     return Attempts(original, found, suspicion, layout, begin)
