@@ -47,11 +47,11 @@ def test_families_are_threat_models_with_a_descent():
 
 def test_what_a_class_may_be_suspected_by():
     """Not by a family that reaches a class of a clean network alone: docs/results.md."""
-    assert [f.telling for f in FitConfig.in_rounds().mixture if f.threat in SPARSE] == [True, False, False]
+    assert [f.telling for f in FitConfig.in_rounds().mixture if f.threat in SPARSE] == [1.0, 0.5, 0.5]
     assert not any(f.telling for f in FitConfig.in_rounds().mixture if f.threat == "wave")
-    assert all(f.telling for f in FitConfig.in_rounds().mixture if f.threat not in (*SPARSE, "wave"))
-    assert Family(threat="patch", radius=2).telling
-    assert not Family(threat="pixels", radius=2).telling
+    assert all(f.telling == 1 for f in FitConfig.in_rounds().mixture if f.threat not in (*SPARSE, "wave"))
+    assert Family(threat="patch", radius=2).telling == 1
+    assert Family(threat="pixels", radius=2).telling == 0.5
 
 
 def test_there_and_back_as_json():

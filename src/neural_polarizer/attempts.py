@@ -131,14 +131,14 @@ def attempt(
             return forward(x.contiguous(memory_format=layout))
 
     def keep(own: Tensor, tried: Tensor, targets: Tensor, family: int) -> Tensor:
-        """Keep what fooled the model; the classes (P,) that it reached."""
+        """Keep what fooled the model; the classes (B,) that it reached, -1 where nothing did."""
         part = spread().part(len(own)).rows
         with torch.no_grad():
             now = spread().whole(attacked(tried[part], targets[part]).argmax(1), len(own))
-        worked = ((now != predictions[own]) & (now != labels[own])).nonzero()[:, 0]
-        if len(worked):
+        worked = (now != predictions[own]) & (now != labels[own])
+        if worked.any():
             found.append(Attempt(family, of[own[worked]], tried[worked], targets[worked]))
-        return now[worked]
+        return torch.where(worked, now, -1)
 
     for i in Progress(len(families), "perturb", enabled=progress, lines=2):
         some = some_of(views, most_tried(images, config), order)
@@ -146,7 +146,7 @@ def attempt(
         begin.append(scan(families[i][0], attacked, *own, classes, size, order))
         family = Sweep(*families[i], attacked, *own, config.batch_size, order, begin[i])
         tallies.append(family.run(some, rule_of(config), classes, config.focus()[i], partial(keep, family=i)))
-    alone, mean = [f.telling for f in config.mixture], [f.averaged for f in config.mixture]
+    weights = torch.tensor([f.telling for f in config.mixture])
     reached, possible = (torch.stack(t).cpu() for t in ([t.reached for t in tallies], [t.possible for t in tallies]))
-    suspicion = suspicion_of(reached, possible, *(torch.tensor(m) if any(m) else None for m in (alone, mean)))
+    suspicion = suspicion_of(reached, possible, weights if weights.any() else None)
     return Attempts(original, found, suspicion, layout, begin)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -41,6 +41,7 @@ MOST_CHANNELS = 2048  # of a candidate layer
 LATE = 3  # candidate layers, from the end
 LOST_FREELY, OUT_OF = 2, 16  # held-back images, of at least so many: they tell nothing; of fewer, one
 MARGIN = 0.02  # of the score, by which r-CNPD must be better than NPD: it runs the tail twice
+PER_CLASS = 50  # clean images that a map per class is fitted on at least
 LUCK = 0.25  # over the root of the images that judge: by so much of the score anything may be better by chance
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
 FEW = 128  # clean images, a batch; fewer say too little by their logits, and the polarizer is held to the identity
@@ -61,20 +62,21 @@ class Chosen:
 
 
 def candidate_layers(model: nn.Module, example: Tensor) -> list[str]:
-    """Where whole features pass, from the end: the classifier, the last feature map, and the last blocks.
+    """Where whole features pass, from the end: the last feature map and the last blocks, else the classifier.
 
     A block is one of at least two items of a sequence, or a child of the network without such blocks inside, that has
     weights of its own. Beside a last block that holds convolutions, the edge into its first one is a candidate. The
     last feature map is one where it is flattened, not averaged, before the classifier. None has so many channels that
-    a map between them would be larger than the network.
+    a map between them would be larger than the network. The classifier is one where fewer than two others are: what
+    fools it alone is repaired there at a glance, and a trigger is not.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
         >>> candidate_layers(net, torch.rand(2, 3, 8, 8))
-        ['3', '2', '0']
+        ['2', '0']
     """
     every = [info for info in list_layers(model, example) if info.channels <= MOST_CHANNELS]
-    found = [info for info in every if _has_weights(model, info.name)]
+    found = [i for i in every if any(p.ndim > 1 for p in model.get_submodule(i.name).parameters())]
     linears = [i for i in found if isinstance(model.get_submodule(i.name), nn.Linear)]
     ends = [i.name for i in linears if not i.spatial][-1:]
     items: dict[str, list[str]] = {}
@@ -98,11 +100,7 @@ def candidate_layers(model: nn.Module, example: Tensor) -> list[str]:
         names.insert(1 if names[:1] == ends else 0, maps[-1].name)
     if not names:
         raise InputError("layer: found no block that is called once, wanted the name of a layer (see list_layers)")
-    return names[:LATE]
-
-
-def _has_weights(model: nn.Module, name: str) -> bool:
-    return any(p.ndim > 1 for p in model.get_submodule(name).parameters())
+    return names[names[:1] == ends and len(names) >= LATE : LATE]
 
 
 def _folds(layer: nn.Module) -> bool:
@@ -156,7 +154,7 @@ class Chooser:
         progress: bool,
         few: bool = False,
     ) -> None:
-        self._few, self.strengths = few, tuple(BESIDE_STILL * s for s in STRENGTHS) if few else STRENGTHS
+        self._few, strengths = few, tuple(BESIDE_STILL * s for s in STRENGTHS) if few else STRENGTHS
         self._images, self._labelled = images, labels is not None
         self._labels = attempts.original.argmax(1) if labels is None else labels
         self._config, self._start, self._budget = config, start, max_accuracy_drop
@@ -165,6 +163,9 @@ class Chooser:
         self._luck = LUCK / len(self.held) ** 0.5
         self._every, self._original = attempts, attempts.original
         self.suspect, self.look, self._looked = attempts.suspicion.target, 1, -1
+        # Nothing tells then what is lost, and too little done may leave everything: one strength is tried, a firm one.
+        self._blind = few and self.suspect is None and max_accuracy_drop > 0
+        self.strengths = strengths[: FIRST + 2] if self._blind else strengths
         self.trials: list[Trial] = []
         self._kept: list[Chosen | None] = []
 
@@ -185,17 +186,11 @@ class Chooser:
 
     def judges(self, pool: Pool) -> Tensor:
         """The perturbed copies of held-back images."""
-        inside = torch.zeros(len(self._images), dtype=torch.bool, device=self._images.device)
-        inside[self._rows] = True
-        return (~inside[pool.copies.of]).nonzero()[:, 0]
+        return torch.isin(pool.copies.of, self.held).nonzero()[:, 0]
 
-    def climb(self, cut: Cut, pool: Pool, method: str, strengths: Sequence[float] | None) -> None:
+    def climb(self, cut: Cut, pool: Pool, method: str) -> None:
         """Trials of one method at one cut: from the middle strength upwards while the budget is kept, else down."""
-        if strengths is not None:
-            for strength in strengths:
-                self.trial(cut, pool, method, strength)
-            return
-        at = FIRST
+        at = min(FIRST + self._blind, len(self.strengths) - 1)
         step = 1 if self.trial(cut, pool, method, self.strengths[at]).within_budget else -1
         while 0 <= (at := at + step) < len(self.strengths):
             if self.trial(cut, pool, method, self.strengths[at]).within_budget != (step > 0):
@@ -228,7 +223,7 @@ class Chooser:
         # Where nothing is suspected nothing is risked, and the doubt, which has less luck in it, must keep the budget.
         bold = self.suspect is None and not self._few and self._budget > 0
         within = sure <= self._budget if bold else drop <= self.allowed()
-        within = within and (doubt if self.suspect is None else least) <= self._budget
+        within = within and (self._blind or (doubt if self.suspect is None else least) <= self._budget)
         score = repaired - DROP_PRICE * max(0.0, sure, doubt)
         return replace(trial, accuracy_drop=drop, doubt=doubt, repaired=repaired, score=score, within_budget=within)
 
@@ -243,8 +238,7 @@ class Chooser:
         Those in the budget come first, or are the only ones; then those judged by the last look. What costs time must
         be better by more than luck: r-CNPD, a longer fit, and without a suspect one on a second look. Each doubling of
         the strength may be worse by that much, and against a suspect the second look: the budget bounds what they cost,
-        and what a few judges let through, the trigger may be. Where so few judge that no budget tells, and nothing is
-        suspected, it is each doubling or halving of the first strength that must be better by it.
+        and what a few judges let through, the trigger may be.
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
 
@@ -252,9 +246,8 @@ class Chooser:
             t = self.trials[i]
             again = t.look > 1 and i != self._looked
             strength = max(t.strength, self.trials[self._looked].strength) if again else t.strength
-            doublings = math.log2(max(strength, self.strengths[0]) / self.strengths[FIRST])
-            handicap = self._luck * (abs(doublings) if self._few and t.suspect is None else -doublings)
-            handicap += again * (self._luck if t.suspect is None else -self._luck)
+            doublings = math.log2(max(strength, STRENGTHS[0]))
+            handicap = self._luck * (again * (1 if t.suspect is None else -1) - doublings)
             handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice)
             return t.within_budget, t.look, t.score - handicap
 
@@ -266,7 +259,7 @@ class Chooser:
         assert chosen is not None
         return chosen
 
-    def look_again(self, pool: Pool, place: int, strengths: Sequence[float]) -> None:
+    def look_again(self, pool: Pool, place: int) -> None:
         """Add what fools both the original model and the best polarizer, judge that one by it, and fit once more.
 
         It is judged as one family more: what still passes is little beside all else, and comes closest to a trigger.
@@ -284,7 +277,7 @@ class Chooser:
         self.look, self._looked = 2, place
         self.trials[place] = first.trial = self.judged(replace(trial, look=2), pool, first.polarizer)
         if not self.trial(first.cut, pool, first.method, trial.strength, trial.twice).within_budget:
-            for strength in [s for s in strengths if s < trial.strength][-1:]:
+            for strength in [s for s in self.strengths if s < trial.strength][-1:]:
                 self.trial(first.cut, pool, first.method, strength, trial.twice)
 
     def verdict(self, cut: Cut, pool: Pool, method: str) -> tuple[Chosen, Choice, Chosen | None]:
@@ -296,7 +289,8 @@ class Chooser:
             unfitted = self._start(method, self._config, cut, *pool.statistics())
             taken = Chosen(unfitted, cut.layer, method, None, History(), cut)
         drop, interval = self.drop(pool, taken.polarizer)
-        before, after = self.accuracies(pool, taken.polarizer)
+        said = self._original[self.held], pool.on_clean(taken.polarizer, self.held)
+        before, after = ((z.argmax(1) == self._labels[self.held]).double().mean().item() for z in said)
         choice = Choice(
             trials=tuple(self.trials), chosen=place, best=best, max_accuracy_drop=self._budget,
             labelled=self._labelled, held_back=len(self.held), accuracy_before=before, accuracy_after=after,
@@ -334,12 +328,6 @@ class Chooser:
         each = lost.view(-1, len(self.held)).sum(0) / known.sum() * len(self.held)
         mean = each.mean().item()
         return mean, mean - 1.96 * each.std().item() / len(each) ** 0.5
-
-    def accuracies(self, pool: Pool, polarizer: Polarizer) -> tuple[float, float]:
-        """Accuracy on the held-back images, before and after."""
-        both = self._original[self.held], pool.on_clean(polarizer, self.held)
-        before, after = ((z.argmax(1) == self._labels[self.held]).double().mean().item() for z in both)
-        return before, after
 
     def repaired(self, pool: Pool, polarizer: Polarizer) -> float:
         """Share of the perturbed held-back images that get their class back, the mean over the families."""
@@ -393,7 +381,6 @@ def choose(
             f"clean: found {len(images)} images, wanted at least {FEWEST} to choose with; with fewer, name layer and "
             "method and give a config"
         )
-    strengths = None if config is None else (config.lambda_asr,)
     names = candidate_layers(model, images[:2]) if layer == "auto" else [layer]
     if base.mergeable and layer == "auto":
         names = [name for name in names if _folds(model.get_submodule(name))]
@@ -408,6 +395,8 @@ def choose(
         images, labels, attempts, config=base, start=start, max_accuracy_drop=max_accuracy_drop,
         seed=seed, progress=progress, few=few,
     )  # fmt: skip
+    if config is not None:
+        chooser.strengths = (config.lambda_asr,)
     first_method = "npd" if method == "auto" else method
 
     cuts, refused = list[Cut](), ""
@@ -425,14 +414,15 @@ def choose(
     bar = Progress(len(cuts), "layers", enabled=progress)
     for at in bar:
         pool, best = chooser.pool(cuts[at]), chooser.best()
-        chooser.climb(cuts[at], pool, first_method, strengths)
+        chooser.climb(cuts[at], pool, first_method)
         if leader is None or chooser.best() != best:
             leader = cuts[at], pool
         bar.note(f"{cuts[at].layer}: {chooser.trials[-1].repaired:.2f} repaired")
     assert leader is not None
     (cut, pool), place = leader, chooser.best()
-    # Of few images a class has next to none; and where no class is suspected, a map per class costs more than it stops.
-    maps = cut.classes <= MOST_CLASSES and not few and not base.mergeable and chooser.suspect is not None
+    # Where no class is suspected, a map per class costs more than it stops.
+    most = min(MOST_CLASSES, len(images) // PER_CLASS)
+    maps = cut.classes <= most and not base.mergeable and chooser.suspect is not None
     if method == "auto" and maps and place is not None:
         chooser.trial(cut, pool, "r-cnpd", chooser.trials[place].strength)
     place = chooser.best(within=True)
@@ -441,5 +431,5 @@ def choose(
         chooser.trial(cut, pool, found.method, found.strength, twice=True)
         place = chooser.best(within=True)
     if place is not None:
-        chooser.look_again(pool, place, strengths or chooser.strengths)
+        chooser.look_again(pool, place)
     return chooser.verdict(cut, pool, first_method)

@@ -19,6 +19,7 @@ from .threats import Additive, Flow, Quantised, Share, Smooth, Sparse, ThreatMod
 
 SPARSE = ("patch", "pixels")
 FAINT = {"patch": 3, "pixels": 0, "wave": 0}  # larger ones reach a class of a clean network, too: docs/results.md
+TELLING = {"patch": 0.5, "pixels": 0.5, "wave": 0.0}  # then
 GRIDDED = ("flow", "smooth", "wave")
 THREATS = (*NORMS, "smooth", "wave", "flow", *SPARSE, "quantised")
 MAX_FAMILIES = 16  # mixtures are read from strangers' files
@@ -80,14 +81,13 @@ class Family:
             raise InputError(f"grid: found {self.grid} for {self.threat!r}, wanted it for {', '.join(GRIDDED)} alone")
 
     @property
-    def telling(self) -> bool:
-        """Whether it is faint enough that a class which it alone reaches is suspect; see `suspicion`."""
-        return self.radius <= FAINT.get(self.threat, math.inf)
+    def telling(self) -> float:
+        """How much it tells, from 0 to 1, that it alone reaches a class, as `suspicion` has it.
 
-    @property
-    def averaged(self) -> bool:
-        """Whether it counts for the average of all families: waves find a class's texture, not a trigger."""
-        return self.threat != "wave"
+        All, where it is faint; a large sparse one comes close to features that a class has in a clean network, too,
+        and a wave to its texture.
+        """
+        return 1.0 if self.radius <= FAINT.get(self.threat, math.inf) else TELLING[self.threat]
 
     def size_for(self, shape: Sequence[int]) -> float:
         """The radius for images of `shape` (C, H, W)."""

@@ -164,17 +164,17 @@ class Pool:
     def take(self, rows: Tensor, found: Tensor, targets: Tensor, family: int = 0) -> Tensor:
         """Keep those perturbed images `found` (B, C, H, W) of the clean ones `rows` (B,) that work.
 
-        Returns the classes (P,) that they reached.
+        Returns the classes (B,) that they reached, -1 of those that do not work.
 
         They work where the original prediction changed, and to a wrong class: what reached its true class, from a
         wrong prediction, is no attack.
         """
         logits, tensors = self._look(found)
         reached = logits.argmax(1)
-        changed = ((reached != self.predictions[rows]) & (reached != self.labels[rows])).nonzero()[:, 0]
-        self._kept.add(tensors, changed)
-        self.copies.add(rows[changed], targets[changed], reached[changed], torch.full_like(changed, family))
-        return reached[changed]
+        worked = (reached != self.predictions[rows]) & (reached != self.labels[rows])
+        self._kept.add(tensors, worked.nonzero()[:, 0])
+        self.copies.add(*(v[worked] for v in (rows, targets, reached, torch.full_like(rows, family))))
+        return torch.where(worked, reached, -1)
 
     def warm_up(
         self, polarizer: Polarizer, config: FitConfig, order: torch.Generator, *, rows: Tensor, progress: bool

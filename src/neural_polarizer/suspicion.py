@@ -2,7 +2,8 @@
 
 A family of universal perturbations is sent to every class, and those classes that it reaches most once more, with all
 effort. Where a backdoor is, a small and universal perturbation near its trigger gets nearly all images into one class,
-and into no other.
+and into no other: from every class, where a texture or a shape gets there from classes that look like it. So what
+counts is how far it gets from those classes that it is hardest from.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch import Tensor
 
 STANDS_OUT = 0.4  # of the images that could reach it; docs/results.md has what clean and backdoored networks show
 
-ON_AVERAGE = 2.0  # how much more a lead counts that is one on the average of all families
+ON_AVERAGE = 3.0  # how much more a lead counts that is one on the average of all families
+
+HARDEST = 1 / 3  # of the classes that images come from
 
 EVEN = 0.05  # a difference between two shares that is none
 
@@ -25,9 +28,9 @@ class Suspicion:
     """How much each class stands out.
 
     Attributes:
-        excess: for every class (K,): of the images of other classes, the share that a family of perturbations sends to
-            it, above the next class; of the family where this is largest, or of the average of all, where a lead
-            counts more. In [0, 1], 0 for all but the leaders.
+        excess: for every class (K,): of the images of those other classes that it is hardest from, the share that a
+            family of perturbations sends to it, above the next class; of the family where this is largest, or of the
+            average of all, where a lead counts more. In [0, 1], 0 for all but the leaders.
         reached: per family and class (F, K), the share of the images of other classes that ends there.
     """
 
@@ -70,23 +73,32 @@ class Suspicion:
         return {**asdict(self), "score": self.score, "target": self.target}
 
 
-def suspicion_of(reached: Tensor, could: Tensor, alone: Tensor | None = None, mean: Tensor | None = None) -> Suspicion:
-    """From counts (F, K): perturbed images of each family that reached each class, and those that could have.
+def suspicion_of(reached: Tensor, could: Tensor, weights: Tensor | None = None) -> Suspicion:
+    """From counts: perturbed images of each family that reached each class, and those that could have.
 
-    `alone` (F,) are the families of which one may tell, `mean` (F,) those of the average; None: all.
+    Args:
+        reached, could: (F, K), or (F, K, S) for each class, or group of classes, that the images are of.
+        weights: (F,) how much a lead of one family tells; those of which it tells nothing are not in the average, too.
+            None: all tell.
 
     Example:
         >>> counts = torch.tensor([[60, 2, 1, 0], [9, 8, 7, 8]])
         >>> suspicion_of(counts, torch.full((2, 4), 75)).target
         0
     """
-    rates = reached.double() / could.double().clamp_min(1)
-    together = rates if mean is None else rates[mean]
-    every = torch.cat([rates, together.mean(0, keepdim=True)])
+    reached, could = (c.double().view(*c.shape[:2], -1) for c in (reached, could))
+    rates, hard = reached.sum(2) / could.sum(2).clamp_min(1), _from_the_hardest(reached, could)
+    weights = reached.new_ones(len(reached)) if weights is None else weights
+    every = torch.cat([hard, hard[weights > 0].mean(0, keepdim=True)])
     two = every.topk(2, dim=1)
     lead = torch.zeros_like(every).scatter_(1, two.indices[:, :1], two.values[:, :1] - two.values[:, 1:])
-    lead[-1] *= ON_AVERAGE
-    if alone is not None:
-        lead[:-1][~alone] = 0
-    excess = lead.amax(0).clamp_max(1)
+    excess = (lead * torch.cat([weights, weights.new_tensor([ON_AVERAGE])])[:, None]).amax(0).clamp_max(1)
     return Suspicion(tuple(excess.tolist()), tuple(tuple(row) for row in rates.tolist()))
+
+
+def _from_the_hardest(reached: Tensor, could: Tensor) -> Tensor:
+    """Shares (F, K) of counts (F, K, S), the mean over the third of S from where fewest images get there."""
+    rates = torch.where(could > 0, reached / could.clamp_min(1), torch.inf).sort(dim=2).values
+    some = ((could > 0).sum(2, keepdim=True) * HARDEST).round().clamp_min(1)
+    among = torch.arange(rates.shape[2], device=rates.device) < some
+    return torch.where(among & rates.isfinite(), rates, 0.0).sum(2) / some[..., 0]

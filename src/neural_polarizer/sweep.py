@@ -15,6 +15,7 @@ from .spread import rows_of, spread
 GROUP = 16  # universal perturbations that are learned at a time, so that a batch has several images for each
 FOCUS_BATCH = 64  # images of a step that one universal perturbation has for itself
 MAX_CLASSES = 256  # with a universal perturbation in one round; of more classes so many are drawn
+SOURCES = 32  # what an image of another class reaches is counted for so many groups of classes, class modulo this
 
 Attacked = Callable[[Tensor, Tensor], "Tensor | Sequence[Tensor]"]
 Perturbed = Iterator[tuple[Tensor, Tensor, Tensor]]
@@ -46,8 +47,9 @@ class Sweep:
     def run(self, own: Tensor, rule: str | int, classes: int, focus: int, keep: Keep) -> Tally:
         """Perturb everything, then more towards the `focus` classes reached most.
 
-        `keep` is given names of the images, of `own` (N,), perturbed images and targets, and gives the classes (P,)
-        that those which worked have reached. What a class is reached by with all effort is what counts in the tally.
+        `keep` is given names of the images, of `own` (N,), perturbed images and targets, and gives the classes (B,)
+        that they have reached, -1 where nothing worked. What a class is reached by with all effort is what counts in
+        the tally.
         """
         tally = Tally(classes, self.images.device)
         for rows, found, targets in self.everywhere(rule, classes):
@@ -55,7 +57,7 @@ class Sweep:
         leading = tally.most(focus)
         tally.reached[leading] = tally.possible[leading] = 0
         for rows, found, targets in self.focused(leading):
-            tally.add_to(int(targets[0]), keep(own[rows], found, targets), len(rows))
+            tally.add(keep(own[rows], found, targets), self.labels[rows], int(targets[0]))
         return tally
 
     def everywhere(self, rule: str | int, classes: int) -> Perturbed:
@@ -115,25 +117,28 @@ class Sweep:
 
 
 class Tally:
-    """How many perturbed images of one family reached each class (K,), how many could have, and how many worked."""
+    """Perturbed images of one family: how many reached each class, how many could have, and how many worked.
+
+    `reached` and `possible` (K, S) also tell the images' own classes apart, or groups of them.
+    """
 
     def __init__(self, classes: int, device: torch.device) -> None:
-        self.reached, self.possible = torch.zeros(2, classes, dtype=torch.long, device=device)
+        self.reached, self.possible = torch.zeros(2, classes, min(classes, SOURCES), dtype=torch.long, device=device)
         self.worked = self.tried = 0
 
-    def add(self, reached: Tensor, labels: Tensor) -> None:
-        """The classes (P,) that those which worked have reached, and the labels (B,) of all that were tried."""
-        self.reached += torch.bincount(reached, minlength=len(self.reached))
-        self.possible += len(labels) - torch.bincount(labels, minlength=len(self.reached))
-        self.worked, self.tried = self.worked + len(reached), self.tried + len(labels)
-
-    def add_to(self, target: int, reached: Tensor, tried: int) -> None:
-        """The same of so many images that were all sent to one class, which alone counts."""
-        self.reached[target] += (reached == target).sum()
-        self.possible[target] += tried
-        self.worked, self.tried = self.worked + len(reached), self.tried + tried
+    def add(self, reached: Tensor, labels: Tensor, target: int | None = None) -> None:
+        """The classes (B,) that images of the labels (B,) reached, -1: none; or all were sent to one, which counts."""
+        (classes, groups), worked = self.reached.shape, reached >= 0
+        counted, sources = (worked if target is None else reached == target), labels % groups
+        cells = reached[counted] * groups + sources[counted]
+        self.reached += torch.bincount(cells, minlength=classes * groups).view(classes, groups)
+        tried = torch.bincount(labels * groups + sources, minlength=classes * groups).view(classes, groups)
+        which = slice(None) if target is None else slice(target, target + 1)
+        self.possible[which] += (tried.sum(0) - tried)[which]
+        self.worked, self.tried = self.worked + int(worked.sum()), self.tried + len(labels)
 
     def most(self, count: int) -> Tensor:
         """The `count` classes where the largest shares ended."""
-        rates = torch.where(self.possible > 0, self.reached.double() / self.possible.clamp_min(1), -1.0)
+        reached, possible = self.reached.sum(1), self.possible.sum(1)
+        rates = torch.where(possible > 0, reached.double() / possible.clamp_min(1), -1.0)
         return rates.argsort(descending=True, stable=True)[:count]
