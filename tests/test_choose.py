@@ -281,6 +281,7 @@ def test_a_way_that_only_some_classes_have_says_little():
     could = 80 * (1 - torch.eye(7))[None]
     found = suspicion_of(reached, could)
     assert found.reached[0][:2] == pytest.approx((0.5, 20 / 80))
+    assert found.hardest[0][:2] == pytest.approx((0.0, 20 / 80))
     assert found.excess[:2] == pytest.approx((0, 3 * 20 / 80)), "the only family is the average of all, too"
     assert suspicion_of(reached.sum(2), could.sum(2)).excess[1] == 0, "without the classes that they are of"
 

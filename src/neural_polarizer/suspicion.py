@@ -32,10 +32,12 @@ class Suspicion:
             family of perturbations sends to it, above the next class; of the family where this is largest, or of the
             average of all, where a lead counts more. In [0, 1], 0 for all but the leaders.
         reached: per family and class (F, K), the share of the images of other classes that ends there.
+        hardest: the same of the images of those classes that it is hardest from, which `excess` is made of.
     """
 
     excess: tuple[float, ...]
     reached: tuple[tuple[float, ...], ...]
+    hardest: tuple[tuple[float, ...], ...] = ()
 
     @property
     def score(self) -> float:
@@ -93,7 +95,7 @@ def suspicion_of(reached: Tensor, could: Tensor, weights: Tensor | None = None) 
     two = every.topk(2, dim=1)
     lead = torch.zeros_like(every).scatter_(1, two.indices[:, :1], two.values[:, :1] - two.values[:, 1:])
     excess = (lead * torch.cat([weights, weights.new_tensor([ON_AVERAGE])])[:, None]).amax(0).clamp_max(1)
-    return Suspicion(tuple(excess.tolist()), tuple(tuple(row) for row in rates.tolist()))
+    return Suspicion(tuple(excess.tolist()), *(tuple(tuple(row) for row in r.tolist()) for r in (rates, hard)))
 
 
 def _from_the_hardest(reached: Tensor, could: Tensor) -> Tensor:
