@@ -409,6 +409,7 @@ def test_of_few_images_one_firm_strength_is_tried_where_nothing_is_suspected(sma
         [0.4] if not lost else [0.4, 0.2, 0.1, 0.04]
     )
     assert choice.within_budget == (not lost)
+    assert choice.trials[0].score == pytest.approx(choice.trials[0].repaired)
 
 
 @pytest.mark.parametrize("few", [True, False])

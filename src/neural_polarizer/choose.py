@@ -224,7 +224,7 @@ class Chooser:
         bold = self.suspect is None and not self._few and self._budget > 0
         within = sure <= self._budget if bold else drop <= self.allowed()
         within = within and (self._blind or (doubt if self.suspect is None else least) <= self._budget)
-        score = repaired - DROP_PRICE * max(0.0, sure, doubt)
+        score = repaired - DROP_PRICE * max(0.0, sure, 0.0 if self._blind else doubt)
         return replace(trial, accuracy_drop=drop, doubt=doubt, repaired=repaired, score=score, within_budget=within)
 
     def allowed(self) -> float:
