@@ -36,7 +36,7 @@ def main() -> int:
         for place, family in enumerate(config.mixture):
             row = {
                 "network": name, "target": getattr(found.attack, "target", None), "family": asdict(family),
-                "default": place < len(default), "telling": family.telling, "reached": told.reached[place],
+                "default": place < len(default), "reached": told.reached[place],
                 "hardest": told.hardest[place],
             }  # fmt: skip
             print(json.dumps(row), flush=True)

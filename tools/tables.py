@@ -21,6 +21,7 @@ from neural_polarizer.lab.bench.table import markdown as markdown_of
 from neural_polarizer.lab.conditioning import summary
 from neural_polarizer.lab.proving import Proof, table_of
 from neural_polarizer.methods import METHODS
+from neural_polarizer.mixture import Family
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -307,7 +308,9 @@ def families(record: dict[str, Any]) -> str:
             leader = r["hardest"].index(first)
             mark = "**" if leader == r["target"] else ""
             cells.append(f"{max(r['reached']):.2f}, {mark}{first - second:+.2f}{mark} ({leader})")
-        rows.append((kind[0], f"{kind[1]:g}", f"{own[0]['telling']:g}" if kind[2] else "not used", *cells))
+        rows.append(
+            (kind[0], f"{kind[1]:g}", f"{Family(**own[0]['family']).telling:g}" if kind[2] else "not used", *cells)
+        )
     told = f"{record['images']} images; seed {record['seed']}; {record['machine']}; torch {record['versions']['torch']}"
     return f"{markdown(rows)}\n\n{told}."
 

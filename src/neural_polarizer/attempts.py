@@ -148,5 +148,5 @@ def attempt(
         tallies.append(family.run(some, rule_of(config), classes, config.focus()[i], partial(keep, family=i)))
     weights = torch.tensor([f.telling for f in config.mixture])
     reached, possible = (torch.stack(t).cpu() for t in ([t.reached for t in tallies], [t.possible for t in tallies]))
-    suspicion = suspicion_of(reached, possible, weights if weights.any() else None)
+    suspicion = suspicion_of(reached, possible, weights if (weights == 1).any() else None)
     return Attempts(original, found, suspicion, layout, begin)

@@ -18,6 +18,8 @@ STANDS_OUT = 0.4  # of the images that could reach it; docs/results.md has what 
 
 ON_AVERAGE = 3.0  # how much more a lead counts that is one on the average of all families
 
+AVERAGED = 0.5  # how much a family must tell to be in the average
+
 HARDEST = 1 / 3  # of the classes that images come from
 
 EVEN = 0.05  # a difference between two shares that is none
@@ -80,8 +82,8 @@ def suspicion_of(reached: Tensor, could: Tensor, weights: Tensor | None = None) 
 
     Args:
         reached, could: (F, K), or (F, K, S) for each class, or group of classes, that the images are of.
-        weights: (F,) how much a lead of one family tells; those of which it tells nothing are not in the average, too.
-            None: all tell.
+        weights: (F,) how much a lead of one family tells; those of which it tells little are not in the average. None:
+            all tell.
 
     Example:
         >>> counts = torch.tensor([[60, 2, 1, 0], [9, 8, 7, 8]])
@@ -91,7 +93,7 @@ def suspicion_of(reached: Tensor, could: Tensor, weights: Tensor | None = None) 
     reached, could = (c.double().view(*c.shape[:2], -1) for c in (reached, could))
     rates, hard = reached.sum(2) / could.sum(2).clamp_min(1), _from_the_hardest(reached, could)
     weights = reached.new_ones(len(reached)) if weights is None else weights
-    every = torch.cat([hard, hard[weights > 0].mean(0, keepdim=True)])
+    every = torch.cat([hard, hard[weights >= AVERAGED].mean(0, keepdim=True)])
     two = every.topk(2, dim=1)
     lead = torch.zeros_like(every).scatter_(1, two.indices[:, :1], two.values[:, :1] - two.values[:, 1:])
     excess = (lead * torch.cat([weights, weights.new_tensor([ON_AVERAGE])])[:, None]).amax(0).clamp_max(1)

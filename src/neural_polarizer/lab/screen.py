@@ -51,7 +51,7 @@ def suspicion_in(
     """How much each class of a model stands out, with images (N, C, H, W) in [0, 1] and labels (N,) or None."""
     view = frozen_view(model)
     base = FitConfig.in_rounds()
-    config = replace(base, mixture=(*(f for f in base.mixture if f.telling and f.threat not in SPARSE), TONES))
+    config = replace(base, mixture=(*(f for f in base.mixture if f.telling == 1 and f.threat not in SPARSE), TONES))
     return attempt(lambda x: logits_of(view(x)), images, labels, config, seed=seed + 1, progress=progress).suspicion
 
 
