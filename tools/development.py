@@ -29,13 +29,15 @@ HELD_BACK = 2500  # of the training images, which the networks of the benchmark 
 PASS = 250
 
 
-def arguments(about: str | None, images: int, out: str) -> argparse.Namespace:
-    """What the command line of a tool says: how many images, of which data, to which record."""
+def arguments(about: str | None, images: int, out: str, **switches: str) -> argparse.Namespace:
+    """What the command line of a tool says: how many images, of which data, to which record; switches of its own."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=images)
     parser.add_argument("--test-images", type=int, default=3000)
     parser.add_argument("--data", type=Path, default=CIFAR10)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / out)
+    for name, told in switches.items():
+        parser.add_argument(f"--{name}", action="store_true", help=told)
     return parser.parse_args()
 
 

@@ -1,8 +1,9 @@
-"""What trials really cost and stop where no class is suspected: `python tools/trials.py [--images 500] [--data FILE]`.
+"""What trials really cost and stop where no class is suspected: `python tools/trials.py [--images 500] [--every]`.
 
 `purify` on the CIFAR-10 networks of `benchmarks/networks` that are clean or carry a development attack, with nothing
 chosen and the suspect withheld; every trial that it makes is judged on test images, beside what its judges said. This
-is what the rules of `choose` without a suspect were made on. No test attack is looked at.
+is what the rules of `choose` without a suspect were made on. No test attack is looked at. With --every all strengths
+are tried at every layer, whatever the budget says.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from development import arguments, clean_set, development_networks, figures, som
 
 from neural_polarizer import choose, purify
 from neural_polarizer.choose import Chooser
+from neural_polarizer.cut import Cut
 from neural_polarizer.fit import attempts_on
 from neural_polarizer.lab.datasets.registry import load_dataset
+from neural_polarizer.pool import Pool
 
 
 class Watched(Chooser):
@@ -29,12 +32,20 @@ class Watched(Chooser):
         Watched.last = self
 
 
+class Every(Watched):
+    """All strengths are tried."""
+
+    def climb(self, cut: Cut, pool: Pool, method: str) -> None:
+        for strength in self.strengths:
+            self.trial(cut, pool, method, strength)
+
+
 def main() -> int:
-    options = arguments(__doc__, 500, "trials.json")
+    options = arguments(__doc__, 500, "trials.json", every="try all strengths at every layer")
     data, rows = load_dataset("cifar10", options.data, progress=False), list[dict[str, Any]]()
     test, some = some_test_images(data, options.test_images), clean_set(data, options.images)
     clean = some.floats(), some.labels
-    choose.Chooser = Watched  # type: ignore[misc]
+    choose.Chooser = Every if options.every else Watched  # type: ignore[misc]
     for name, found in development_networks():
         attempts = attempts_on(found.model, clean, seed=0)
         nobody = replace(attempts.suspicion, excess=tuple(0.0 for _ in attempts.suspicion.excess))
