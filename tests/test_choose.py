@@ -276,14 +276,16 @@ def test_suspicion_is_also_a_lead_on_average():
 
 def test_a_way_that_only_some_classes_have_says_little():
     """Half of all images get to class 0: from three of six classes, where class 1 is reached from everywhere."""
-    reached = torch.zeros(1, 7, 7)
+    reached = torch.zeros(8, 7, 7)
     reached[0, 0, 1:4], reached[0, 1, [0, *range(2, 7)]] = 80, 20
-    could = 80 * (1 - torch.eye(7))[None]
-    found = suspicion_of(reached, could)
+    could = 80 * (1 - torch.eye(7)).expand(8, 7, 7)
+    half = torch.tensor([0.5, *[1.0] * 7])
+    found = suspicion_of(reached, could, half)
     assert found.reached[0][:2] == pytest.approx((0.5, 20 / 80))
     assert found.hardest[0][:2] == pytest.approx((0.0, 20 / 80))
-    assert found.excess[:2] == pytest.approx((0, 3 * 20 / 80)), "the only family is the average of all, too"
-    assert suspicion_of(reached.sum(2), could.sum(2)).excess[1] == 0, "without the classes that they are of"
+    assert found.excess[:2] == pytest.approx((0, 0.5 * 20 / 80))
+    faint = suspicion_of(reached, could)
+    assert faint.excess[:2] == pytest.approx((0.5 - 20 / 80, 20 / 80)), "what is faint says it in either way"
 
 
 def everywhere(target: int, families: int):

@@ -32,7 +32,8 @@ class Suspicion:
     Attributes:
         excess: for every class (K,): of the images of those other classes that it is hardest from, the share that a
             family of perturbations sends to it, above the next class; of the family where this is largest, or of the
-            average of all, where a lead counts more. In [0, 1], 0 for all but the leaders.
+            average of all, where a lead counts more. Of a faint family the lead from all other classes counts, too. In
+            [0, 1], 0 for all but the leaders.
         reached: per family and class (F, K), the share of the images of other classes that ends there.
         hardest: the same of the images of those classes that it is hardest from, which `excess` is made of.
     """
@@ -93,10 +94,12 @@ def suspicion_of(reached: Tensor, could: Tensor, weights: Tensor | None = None) 
     reached, could = (c.double().view(*c.shape[:2], -1) for c in (reached, could))
     rates, hard = reached.sum(2) / could.sum(2).clamp_min(1), _from_the_hardest(reached, could)
     weights = reached.new_ones(len(reached)) if weights is None else weights
-    every = torch.cat([hard, hard[weights >= AVERAGED].mean(0, keepdim=True)])
+    # What is faint reaches so little of a clean network that an uneven lead tells as well: near a trigger, not at it.
+    every = torch.cat([hard, hard[weights >= AVERAGED].mean(0, keepdim=True), rates])
     two = every.topk(2, dim=1)
     lead = torch.zeros_like(every).scatter_(1, two.indices[:, :1], two.values[:, :1] - two.values[:, 1:])
-    excess = (lead * torch.cat([weights, weights.new_tensor([ON_AVERAGE])])[:, None]).amax(0).clamp_max(1)
+    tells = torch.cat([weights, weights.new_tensor([ON_AVERAGE]), (weights == 1).to(weights)])
+    excess = (lead * tells[:, None]).amax(0).clamp_max(1)
     return Suspicion(tuple(excess.tolist()), *(tuple(tuple(row) for row in r.tolist()) for r in (rates, hard)))
 
 
