@@ -346,6 +346,7 @@ TABLES = (
     ("docs/results.md", "families", "families.json", families),
     ("docs/results.md", "few-images", "few_images.json", few_images),
     ("docs/results.md", "trials", "trials.json", trials),
+    ("docs/results.md", "trials-100", "trials_100.json", trials),
     ("docs/results.md", "clean-cost", "clean_cost.json", clean_cost),
     ("docs/results.md", "replicated", "replicated.json", replicated),
 )
