@@ -108,7 +108,7 @@ def test_layers_marks_what_auto_tries(place, monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)
     assert {i["name"] for i in found if i["tried"]} == {"layer3", "layer3.conv1"}
     assert run(monkeypatch, *given) == 0
-    assert "fc *" in capsys.readouterr().out
+    assert "layer3.conv1 *" in capsys.readouterr().out
 
 
 def test_screen_ranks_and_survives_a_bad_file(place, monkeypatch, capsys):

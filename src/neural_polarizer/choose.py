@@ -61,14 +61,14 @@ class Chosen:
     trial: Trial | None = None
 
 
-def candidate_layers(model: nn.Module, example: Tensor) -> list[str]:
+def candidate_layers(model: nn.Module, example: Tensor, mergeable: bool = False) -> list[str]:
     """Where whole features pass, from the end: the last feature map and the last blocks, else the classifier.
 
     A block is one of at least two items of a sequence, or a child of the network without such blocks inside, that has
     weights of its own. Beside a last block that holds convolutions, the edge into its first one is a candidate. The
     last feature map is one where it is flattened, not averaged, before the classifier. None has so many channels that
     a map between them would be larger than the network. The classifier is one where fewer than two others are: what
-    fools it alone is repaired there at a glance, and a trigger is not.
+    fools it alone is repaired there at a glance, and a trigger is not. `mergeable`: layers alone that `merge` takes.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
@@ -100,7 +100,8 @@ def candidate_layers(model: nn.Module, example: Tensor) -> list[str]:
         names.insert(1 if names[:1] == ends else 0, maps[-1].name)
     if not names:
         raise InputError("layer: found no block that is called once, wanted the name of a layer (see list_layers)")
-    return names[names[:1] == ends and len(names) >= LATE : LATE]
+    late = [name for name in names[:LATE] if not mergeable or _folds(model.get_submodule(name))]
+    return late[late[:1] == ends and len(late) == LATE :]
 
 
 def _folds(layer: nn.Module) -> bool:
@@ -381,11 +382,9 @@ def choose(
             f"clean: found {len(images)} images, wanted at least {FEWEST} to choose with; with fewer, name layer and "
             "method and give a config"
         )
-    names = candidate_layers(model, images[:2]) if layer == "auto" else [layer]
-    if base.mergeable and layer == "auto":
-        names = [name for name in names if _folds(model.get_submodule(name))]
-        if not names:
-            raise InputError("layer: found no candidate that `merge` can fold into (mergeable=True); name a layer")
+    names = candidate_layers(model, images[:2], base.mergeable) if layer == "auto" else [layer]
+    if not names:
+        raise InputError("layer: found no candidate that `merge` can fold into (mergeable=True); name a layer")
     if attempts is None:
         whole = whole_forward(model, images, capture)
         attempts = attempt(whole, images, labels, base, seed=seed + 1, progress=progress)
