@@ -19,7 +19,7 @@ from .threats import Additive, Flow, Quantised, Share, Smooth, Sparse, ThreatMod
 
 SPARSE = ("patch", "pixels")
 FAINT = {"patch": 3, "pixels": 0, "wave": 0}  # larger ones reach a class of a clean network, too: docs/results.md
-TELLING = {"patch": 0.5, "pixels": 0.5, "wave": 0.45}  # then
+TELLING = {"patch": 0.5, "pixels": 0.5, "wave": 0.45}  # how much a lead of those says
 GRIDDED = ("flow", "smooth", "wave")
 THREATS = (*NORMS, "smooth", "wave", "flow", *SPARSE, "quantised")
 MAX_FAMILIES = 16  # mixtures are read from strangers' files
