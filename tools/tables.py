@@ -12,11 +12,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from neural_polarizer.lab.attacks.base import DEVELOPMENT_ATTACKS
 from neural_polarizer.lab.baselines.registry import BASELINES
 from neural_polarizer.lab.bench.published import read_published
-from neural_polarizer.lab.bench.store import read_records
-from neural_polarizer.lab.bench.table import frame_of, short
+from neural_polarizer.lab.bench.store import DONE, read_records
+from neural_polarizer.lab.bench.table import frame_of, leaderboard, over_seeds, short
 from neural_polarizer.lab.bench.table import markdown as markdown_of
 from neural_polarizer.lab.conditioning import summary
 from neural_polarizer.lab.proving import Proof, table_of
@@ -130,12 +129,10 @@ LEAST_RA = 0.8  # of the clean twin's, on the same triggered images, with most c
 
 def bars(records: list[dict[str, Any]]) -> str:
     """What `auto` reaches on the test attacks, per architecture and clean set, beside the bars."""
-    own = [
-        r
-        for r in records
-        if r["outcome"] == "done" and r["labels"]["defence"] == "auto"
-        and r["labels"]["attack"] not in DEVELOPMENT_ATTACKS
-    ]  # fmt: skip
+    frame = frame_of(records)
+    frame["ra_share"] = [r["after"]["ra"] / r["twin"]["ra"] if r["outcome"] == DONE else None for r in records]
+    frame = frame[(frame["split"] == "test") & (frame["defence"] == "auto")]
+    attacks = over_seeds(frame)
     rows: list[tuple[str, ...]] = [
         ("architecture", "clean images", "mean DER / ceiling", "worst attack's excess ASR", "mean ACC drop",
          "mean RA / the clean twin's", "attacks", "seeds"),
@@ -145,27 +142,15 @@ def bars(records: list[dict[str, Any]]) -> str:
         told = f"{figure:.3f}{what}" if abs(figure) >= 0.02 else f"{figure:.4f}{what}"
         return told if bar is None else f"{told} ({bar:g})" + ("" if good else " **missed**")
 
-    for arch, count in sorted(
-        {(r["labels"]["architecture"], r["clean_images"]) for r in own}, key=lambda k: (k[0], -k[1])
-    ):
-        some = [r for r in own if (r["labels"]["architecture"], r["clean_images"]) == (arch, count)]
-        attacks = sorted({r["labels"]["attack"] for r in some})
-        of = {a: [r for r in some if r["labels"]["attack"] == a] for a in attacks}
-        excess = {a: mean(r["excess_asr"] for r in rs) for a, rs in of.items()}
-        worst = max(excess, key=lambda a: excess[a])
-        share, drop, ra = (
-            mean(mean(figure(r) for r in rs) for rs in of.values())
-            for figure in (
-                lambda r: r["der_share"], lambda r: r["before"]["acc"] - r["after"]["acc"],
-                lambda r: r["after"]["ra"] / r["twin"]["ra"],
-            )
-        )  # fmt: skip
-        least, most, dear = BARS[count]
+    for r in leaderboard(frame).sort_values(["architecture", "clean"], ascending=[True, False]).itertuples():
+        least, most, dear = BARS[r.clean]
+        own, every = (f[(f["architecture"] == r.architecture) & (f["clean"] == r.clean)] for f in (attacks, frame))
+        worst, ra = own.loc[own["excess_asr"].idxmax(), "attack"], every.groupby("attack")["ra_share"].mean().mean()
         rows.append((
-            arch, f"{count:,}", beside(share, least, share >= least),
-            beside(excess[worst], most, excess[worst] <= most, f", {worst}"), beside(drop, dear, drop <= dear),
-            beside(ra, LEAST_RA if count == max(BARS) else None, ra >= LEAST_RA), str(len(attacks)),
-            ", ".join(str(s) for s in sorted({r["seeds"]["defence"] for r in some})),
+            r.architecture, f"{r.clean:,}", beside(r.der_share, least, r.der_share >= least),
+            beside(r.worst_excess_asr, most, r.worst_excess_asr <= most, f", {worst}"),
+            beside(r.acc_drop, dear, r.acc_drop <= dear),
+            beside(ra, LEAST_RA if r.clean == max(BARS) else None, ra >= LEAST_RA), str(r.attacks), str(r.seeds),
         ))  # fmt: skip
     return f"{markdown(rows)}\n\nBars in brackets; the mean over seeds per attack, then over attacks."
 
@@ -289,7 +274,7 @@ def clean_cost(record: dict[str, Any]) -> str:
         name = f"{about['arch']} of width {about['options']['width']}"
         suspected, left = sum(r["suspect"] is not None for r in own), sum(r["chosen"] is None for r in own)
         rows.append(
-            (name, f"{images:,}", f"{own[0]['before']:.4f}", f"{sum(drops) / len(drops):+.4f}", f"{max(drops):+.4f}",
+            (name, f"{images:,}", f"{own[0]['before']:.4f}", f"{mean(drops):+.4f}", f"{max(drops):+.4f}",
              str(suspected), str(left), ", ".join(str(r["seed"]) for r in own))
         )  # fmt: skip
     return f"{markdown(rows)}\n\n{said(record, 'test_images', 'machine', 'versions')}."
@@ -299,18 +284,18 @@ def families(record: dict[str, Any]) -> str:
     """Per family and network, what is reached most, and the lead from the classes that it is hardest from."""
     networks = list(dict.fromkeys(r["network"] for r in record["rows"]))
     rows: list[tuple[str, ...]] = [("family", "radius", "tells", *networks)]
-    kinds = list(dict.fromkeys((r["family"]["threat"], r["family"]["radius"], r["default"]) for r in record["rows"]))
-    for kind in kinds:
-        own = [r for r in record["rows"] if (r["family"]["threat"], r["family"]["radius"], r["default"]) == kind]
+    kinds = dict[tuple[str, float, bool], list[dict[str, Any]]]()
+    for r in record["rows"]:
+        kinds.setdefault((r["family"]["threat"], r["family"]["radius"], r["default"]), []).append(r)
+    for (threat, radius, used), own in kinds.items():
         cells = []
         for r in own:
             first, second = sorted(r["hardest"], reverse=True)[:2]
             leader = r["hardest"].index(first)
             mark = "**" if leader == r["target"] else ""
             cells.append(f"{max(r['reached']):.2f}, {mark}{first - second:+.2f}{mark} ({leader})")
-        rows.append(
-            (kind[0], f"{kind[1]:g}", f"{Family(**own[0]['family']).telling:g}" if kind[2] else "not used", *cells)
-        )
+        tells = f"{Family(**own[0]['family']).telling:g}" if used else "not used"
+        rows.append((threat, f"{radius:g}", tells, *cells))
     told = f"{record['images']} images; seed {record['seed']}; {record['machine']}; torch {record['versions']['torch']}"
     return f"{markdown(rows)}\n\n{told}."
 

@@ -61,9 +61,7 @@ def main() -> int:
             taken = place == purified.choice.chosen
             rows.append({"network": name, "trial": asdict(trial), "taken": taken, "before": before, "after": after})
             print(name, trial.layer, trial.method, trial.strength, taken, after, flush=True)
-    write_record(
-        options.out, images=options.images, test_images=len(test), seed=0, rows=rows,
-    )  # fmt: skip
+    write_record(options.out, images=options.images, test_images=len(test), seed=0, rows=rows)
     return 0
 
 
