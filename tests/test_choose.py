@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -147,6 +148,27 @@ def test_nothing_outside_the_budget_is_returned(small, monkeypatch):
     assert strengths == [0.1, 0.05, 0.02], "a fit outside the budget is tried again, weaker"
 
 
+@pytest.mark.parametrize(
+    ("most", "wanted"), [(0.3, [0.1, 0.2, 0.4, math.sqrt(0.08)]), (0.06, [0.1, 0.05, math.sqrt(0.005)])]
+)
+@pytest.mark.parametrize("accused", [False, True])
+def test_between_the_last_strength_in_the_budget_and_the_next_where_nothing_is_suspected(
+    small, monkeypatch, request, most, wanted, accused
+):
+    """It is the strength alone that stops a trigger then; against a suspect coarse steps do."""
+    if accused:
+        request.getfixturevalue("suspected")
+    judged = room.Chooser.judged
+
+    def strict(self, trial, pool, polarizer):
+        return replace(judged(self, trial, pool, polarizer), within_budget=trial.strength <= most)
+
+    monkeypatch.setattr(room.Chooser, "judged", strict)
+    monkeypatch.setattr(room.Chooser, "look_again", lambda *a: None)
+    tried = auto(lively("skips"), layer="block", method="npd").choice.trials
+    assert [t.strength for t in tried if not t.twice] == pytest.approx(wanted[: len(wanted) - accused])
+
+
 def test_a_fit_that_diverges_is_tried_again_weaker(small, monkeypatch):
     fit = Pool.fit
 
@@ -158,7 +180,8 @@ def test_a_fit_that_diverges_is_tried_again_weaker(small, monkeypatch):
     monkeypatch.setattr(Pool, "fit", diverging)
     choice = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0).choice
     assert [(t.strength, t.error) for t in choice.trials if t.suspect is None] == [
-        (0.1, "the losses are not finite"), (0.05, "the losses are not finite"), (0.02, "")
+        (0.1, "the losses are not finite"), (0.05, "the losses are not finite"), (0.02, ""),
+        (math.sqrt(0.001), "the losses are not finite"),
     ]  # fmt: skip
     assert choice.trials[choice.chosen].strength == 0.02
 
@@ -375,13 +398,19 @@ def test_a_map_per_class_needs_images_of_each(small, suspected, monkeypatch, per
 
 
 @pytest.mark.parametrize("suspect", [None, 2])
-def test_luck_decides_for_strength_and_against_a_suspect_for_the_second_look(small, suspect):
+@pytest.mark.parametrize("few", [False, True])
+def test_luck_decides_for_strength_and_against_a_suspect_or_of_few_images_for_the_second_look(small, suspect, few):
     """With 25 judges luck is 0.05 for each doubling of the strength."""
     x, y = images(125), labels(125)
     net = lively("skips")
     found = room.attempt(net, x, y, SMALL, seed=0, progress=False)
-    chooser = room.Chooser(x, y, found, config=SMALL, start=None, max_accuracy_drop=0.01, seed=0, progress=False)
-    chooser.suspect = suspect
+    given = replace(
+        found, suspicion=replace(found.suspicion, excess=tuple(float(c == suspect) for c in range(CLASSES)))
+    )
+    chooser = room.Chooser(
+        x, y, given, config=SMALL, start=None, max_accuracy_drop=0.01, seed=0, progress=False, few=few
+    )
+    again = few or suspect is not None
     weak = room.Trial("block", "npd", 0.1, score=0.5, within_budget=True, suspect=suspect)
     for score, best in ((0.53, 1), (0.47, 1), (0.43, 0)):
         for strengths in ((0.1, 0.2), (0.05, 0.1)):
@@ -394,9 +423,9 @@ def test_luck_decides_for_strength_and_against_a_suspect_for_the_second_look(sma
     chooser._looked = 0
     for score, best in ((0.57, (1, 1)), (0.53, (0, 1)), (0.47, (0, 1)), (0.43, (0, 0))):
         chooser.trials = [judged, replace(fitted, score=score)]
-        assert chooser.best() == best[suspect is not None]
+        assert chooser.best() == best[again]
     chooser.trials = [replace(judged, strength=0.2), replace(fitted, score=0.47)]
-    assert chooser.best() == (0 if suspect is None else 1), "a weaker one counts as strong as what it replaces"
+    assert chooser.best() == int(again), "a weaker one counts as strong as what it replaces"
 
 
 @pytest.mark.parametrize("lost", [False, True])

@@ -247,7 +247,7 @@ def trials(record: dict[str, Any]) -> str:
         t, drop, mark = r["trial"], r["before"]["acc"] - r["after"]["acc"], "**" if r["taken"] else ""
         asr = f"{r['after']['asr']:.3f}" if "asr" in r["after"] else ""
         rows.append(
-            (r["network"], f"{mark}{t['layer']}{mark}", f"{t['strength']:g}", str(t["look"]),
+            (r["network"], f"{mark}{t['layer']}{mark}", f"{t['strength']:.3g}", str(t["look"]),
              f"{t['accuracy_drop']:+.3f}", f"{t['doubt']:.4f}", f"{t['repaired']:.3f}",
              "yes" if t["within_budget"] else "no", f"{drop:+.4f}", asr)
         )  # fmt: skip

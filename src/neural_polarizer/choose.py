@@ -164,8 +164,9 @@ class Chooser:
         self._luck = LUCK / len(self.held) ** 0.5
         self._every, self._original = attempts, attempts.original
         self.suspect, self.look, self._looked = attempts.suspicion.target, 1, -1
+        nobody = self.suspect is None and max_accuracy_drop > 0
         # Nothing tells then what is lost, and too little done may leave everything: one strength is tried, a firm one.
-        self._blind = few and self.suspect is None and max_accuracy_drop > 0
+        self._blind, self._bold = nobody and few, nobody and not few
         self.strengths = strengths[: FIRST + 2] if self._blind else strengths
         self.trials: list[Trial] = []
         self._kept: list[Chosen | None] = []
@@ -190,11 +191,16 @@ class Chooser:
         return torch.isin(pool.copies.of, self.held).nonzero()[:, 0]
 
     def climb(self, cut: Cut, pool: Pool, method: str) -> None:
-        """Trials of one method at one cut: from the middle strength upwards while the budget is kept, else down."""
+        """Trials of one method at one cut: from the middle strength upwards while the budget is kept, else down.
+
+        Where nothing is suspected it is the strength that stops a trigger, and one in between is tried as well.
+        """
         at = min(FIRST + self._blind, len(self.strengths) - 1)
         step = 1 if self.trial(cut, pool, method, self.strengths[at]).within_budget else -1
         while 0 <= (at := at + step) < len(self.strengths):
             if self.trial(cut, pool, method, self.strengths[at]).within_budget != (step > 0):
+                if self._bold:
+                    self.trial(cut, pool, method, math.sqrt(self.strengths[at] * self.strengths[at - step]))
                 break
 
     def trial(self, cut: Cut, pool: Pool, method: str, strength: float, twice: bool = False) -> Trial:
@@ -222,8 +228,7 @@ class Chooser:
         (drop, (sure, _)), (doubt, least) = self.drop(pool, polarizer), self.doubt(pool, polarizer)
         repaired = self.repaired(pool, polarizer)
         # Where nothing is suspected nothing is risked, and the doubt, which has less luck in it, must keep the budget.
-        bold = self.suspect is None and not self._few and self._budget > 0
-        within = sure <= self._budget if bold else drop <= self.allowed()
+        within = sure <= self._budget if self._bold else drop <= self.allowed()
         within = within and (self._blind or (doubt if self.suspect is None else least) <= self._budget)
         score = repaired - DROP_PRICE * max(0.0, sure, 0.0 if self._blind else doubt)
         return replace(trial, accuracy_drop=drop, doubt=doubt, repaired=repaired, score=score, within_budget=within)
@@ -238,8 +243,8 @@ class Chooser:
 
         Those in the budget come first, or are the only ones; then those judged by the last look. What costs time must
         be better by more than luck: r-CNPD, a longer fit, and without a suspect one on a second look. Each doubling of
-        the strength may be worse by that much, and against a suspect the second look: the budget bounds what they cost,
-        and what a few judges let through, the trigger may be.
+        the strength may be worse by that much, and against a suspect, or of few images, the second look: the budget
+        bounds what they cost, and what a few judges let through, the trigger may be.
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
 
@@ -248,7 +253,7 @@ class Chooser:
             again = t.look > 1 and i != self._looked
             strength = max(t.strength, self.trials[self._looked].strength) if again else t.strength
             doublings = math.log2(max(strength, STRENGTHS[0]))
-            handicap = self._luck * (again * (1 if t.suspect is None else -1) - doublings)
+            handicap = self._luck * (again * (-1 if self._blind or t.suspect is not None else 1) - doublings)
             handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice)
             return t.within_budget, t.look, t.score - handicap
 
@@ -284,11 +289,9 @@ class Chooser:
     def verdict(self, cut: Cut, pool: Pool, method: str) -> tuple[Chosen, Choice, Chosen | None]:
         """What `choose` returns, where `cut` and `pool` are those of the best trial."""
         place, best = self.best(within=True), self.best()
-        taken = None if place is None else self._kept[place]
-        outside = self._kept[best] if taken is None and best is not None else None
-        if taken is None:
-            unfitted = self._start(method, self._config, cut, *pool.statistics())
-            taken = Chosen(unfitted, cut.layer, method, None, History(), cut)
+        outside = self._kept[best] if place is None and best is not None else None
+        same = self._start(method, self._config, cut, *pool.statistics())
+        taken = Chosen(same, cut.layer, method, None, History(), cut) if place is None else self.taken(place)
         drop, interval = self.drop(pool, taken.polarizer)
         said = self._original[self.held], pool.on_clean(taken.polarizer, self.held)
         before, after = ((z.argmax(1) == self._labels[self.held]).double().mean().item() for z in said)
