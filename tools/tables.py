@@ -327,6 +327,7 @@ TABLES = (
     ("docs/results.md", "inference", "inference.json", inference),
     ("docs/benchmark.md", "bars-purify-cifar10", "bench/purify-cifar10", bars),
     ("docs/benchmark.md", "bench-purify-cifar10", "bench/purify-cifar10", bench),
+    ("docs/benchmark.md", "bench-architectures-cifar10", "bench/architectures-cifar10", bench),
     ("docs/results.md", "screening", "screening.json", screening),
     ("docs/results.md", "families", "families.json", families),
     ("docs/results.md", "few-images", "few_images.json", few_images),
