@@ -290,8 +290,9 @@ class Chooser:
         """What `choose` returns, where `cut` and `pool` are those of the best trial."""
         place, best = self.best(within=True), self.best()
         outside = self._kept[best] if place is None and best is not None else None
-        same = self._start(method, self._config, cut, *pool.statistics())
-        taken = Chosen(same, cut.layer, method, None, History(), cut) if place is None else self.taken(place)
+        taken = self.taken(place) if place is not None else Chosen(
+            self._start(method, self._config, cut, *pool.statistics()), cut.layer, method, None, History(), cut
+        )  # fmt: skip
         drop, interval = self.drop(pool, taken.polarizer)
         said = self._original[self.held], pool.on_clean(taken.polarizer, self.held)
         before, after = ((z.argmax(1) == self._labels[self.held]).double().mean().item() for z in said)
