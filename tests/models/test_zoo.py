@@ -11,7 +11,7 @@ import torch
 from neural_polarizer import InputError
 from neural_polarizer.models.checkpoint import read_checkpoint
 from neural_polarizer.models.elsewhere import FAMILIES
-from neural_polarizer.models.vgg import VGG19BN
+from neural_polarizer.models.vgg import VGG11BN, VGG19BN
 from neural_polarizer.models.zoo import ARCHITECTURES, build_model, load_model, save_model
 
 
@@ -50,6 +50,19 @@ def test_vgg19_bn_has_backdoorbench_names_and_sizes():
     small = build_model("vgg19_bn", classes=10, width=8)
     for side in (28, 32, 40):
         assert small(torch.zeros(1, 3, side, side)).shape == (1, 10)
+
+
+def test_vgg11_bn_has_torchvisions_names_and_sizes_and_may_pool_less():
+    with torch.device("meta"):
+        net = VGG11BN(classes=1000)
+    assert sum(p.numel() for p in net.parameters()) == 132_868_840
+    assert {"features.25.weight", "features.26.running_var", "classifier.6.bias"} <= set(net.state_dict())
+    small = build_model("vgg11_bn", classes=10, width=4, pooled=1)
+    assert small.state_dict()["classifier.0.weight"].shape == (256, 32)
+    wide = build_model("vgg11_bn", classes=10, width=4)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert small.avgpool(small.features(images)).shape == (2, 32, 1, 1)
+    assert wide.avgpool(wide.features(images)).shape == (2, 32, 7, 7)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -153,7 +153,7 @@ DataDirOption = Annotated[
     Path | None, typer.Option(help="Where the data set lies, or is downloaded to: a folder, a .zip or a .tar.gz.")
 ]
 ArchOption = Annotated[
-    str, typer.Option(help="small_resnet, preact_resnet18, vgg19_bn, transformers:vit, timm:NAME, ...")
+    str, typer.Option(help="small_resnet, preact_resnet18, vgg11_bn, vgg19_bn, transformers:vit, timm:NAME, ...")
 ]
 WidthOption = Annotated[int | None, typer.Option(help="Width of the network, where it has one.", min=1)]
 SizeOption = Annotated[int | None, typer.Option(help="Side in pixels that images are resized to.")]

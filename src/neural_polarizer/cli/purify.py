@@ -25,8 +25,8 @@ ModelOption = Annotated[Path, typer.Option(help="The checkpoint: a file, or a fo
 ArchOption = Annotated[
     str | None,
     typer.Option(
-        help="For a file that does not say: preact_resnet18, vgg19_bn, transformers:vit, timm:NAME, torchvision:NAME, "
-        "or path/to/file.py:function, your own code, which is run."
+        help="For a file that does not say: preact_resnet18, vgg11_bn, vgg19_bn, transformers:vit, timm:NAME, "
+        "torchvision:NAME, or path/to/file.py:function, your own code, which is run."
     ),
 ]
 NormalizationOption = Annotated[

@@ -21,12 +21,13 @@ from .filling import check_fit, fill
 from .preact_resnet import PreActResNet18
 from .sketch import sketch
 from .small_resnet import SmallResNet
-from .vgg import VGG19BN
+from .vgg import VGG11BN, VGG19BN
 
 MODEL_FILE, MODEL_CARD = "model.safetensors", "model.json"
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "preact_resnet18": PreActResNet18,
     "small_resnet": SmallResNet,
+    "vgg11_bn": VGG11BN,
     "vgg19_bn": VGG19BN,
 }
 MAX_SIZE = 4096  # of any one option (classes, width, channels): what claims more is not believed

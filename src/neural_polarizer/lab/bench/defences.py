@@ -21,7 +21,12 @@ NONE = "none"
 AUTO = "auto"  # `purify` with every choice left to it
 AUTO_OPTIONS: dict[str, Any] = {"max_accuracy_drop": 0.01, "method": "auto", "layer": "auto"}
 DEFENCES = (NONE, AUTO, *METHODS, *BASELINES)
-LAYERS = {"preact_resnet18": "layer4.1.conv1", "small_resnet": "layer3", "vgg19_bn": "features.49"}
+LAYERS = {
+    "preact_resnet18": "layer4.1.conv1",
+    "small_resnet": "layer3",
+    "vgg11_bn": "features.25",
+    "vgg19_bn": "features.49",
+}
 FROM_DATA = ("shift", "mirror")  # how far images may be moved, and whether they may be mirrored
 UNSAID = {"compile": False, "lambda_still": 0.0, "mix_views": False}  # younger than records, which do not name them
 PUBLISHED = "published"  # an option of polarizers: start from the papers' settings of a data set
