@@ -15,7 +15,7 @@ from neural_polarizer.choose import STRENGTHS, candidate_layers
 from neural_polarizer.mixture import Family
 from neural_polarizer.models.zoo import build_model
 from neural_polarizer.outer import FitDiverged
-from neural_polarizer.pool import Pool
+from neural_polarizer.pool import Copies, Pool
 from neural_polarizer.suspicion import Suspicion, suspicion_of
 
 from .nets import CLASSES, SHAPE, images, labels, plain_logits
@@ -97,7 +97,7 @@ def test_no_fit_sees_the_images_that_judge(small, monkeypatch):
 @pytest.mark.parametrize(("count", "lost", "kept"), [(40, 1, True), (40, 2, False), (80, 2, True), (80, 3, False)])
 def test_an_image_or_two_may_always_be_lost(small, suspected, monkeypatch, count, lost, kept):
     """Of 8 that judge, 1 is far more than the budget of 1 %, and tells nothing; of 16, 2 tell nothing."""
-    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (lost / len(self.held), (0.0, 1.0)))
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (lost / len(self.held), 1.0))
     monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.0, 0.0))
     assert (
         auto(lively("skips"), (images(count), labels(count)), layer="block", method="npd").choice.within_budget == kept
@@ -108,7 +108,7 @@ def test_an_image_or_two_may_always_be_lost(small, suspected, monkeypatch, count
 def test_images_that_luck_may_have_lost_break_no_budget_where_nothing_is_suspected(small, monkeypatch, few, low, kept):
     """Of 8 that judge 3 are lost, 0.5 % at least or 1.5 %. With few images the doubt is luck itself, and they count."""
     monkeypatch.setattr(room, "FEW", few)
-    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.375, (low, 0.7)))
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.375, 0.375 - low))
     monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.0, 0.0))
     assert auto(lively("skips"), layer="block", method="npd").choice.within_budget == kept
 
@@ -118,23 +118,24 @@ def test_a_doubt_that_may_be_luck_breaks_no_budget_where_a_backdoor_is_suspected
     small, monkeypatch, suspect, least, kept
 ):
     monkeypatch.setattr(Suspicion, "target", property(lambda self: suspect))
-    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.0, (0.0, 0.0)))
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.0, 0.0))
     monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.03, least))
     choice = auto(lively("skips"), layer="block", method="npd").choice
     assert choice.within_budget == kept
     assert choice.trials[0].doubt == 0.03
-    assert choice.trials[0].score == pytest.approx(choice.trials[0].repaired - 0.3)
+    counted = room._together(0.0, 0.0, 0.03, 8) if suspect is None else 0.03
+    assert choice.trials[0].score == pytest.approx(choice.trials[0].repaired - 10 * counted)
 
 
 def test_a_budget_of_nothing_is_nothing(small, monkeypatch):
-    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (1 / len(self.held), (0.0, 1.0)))
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (1 / len(self.held), 1.0))
     monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.0, 0.0))
     assert not auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=0.0).choice.within_budget
 
 
 def test_nothing_outside_the_budget_is_returned(small, monkeypatch):
     """However badly every fit goes, the user gets the original logits and is told."""
-    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.5, (0.4, 0.6)))
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.5, 0.1))
     net = lively("skips")
     purified = auto(net)
     assert not purified.choice.within_budget
@@ -407,9 +408,7 @@ def test_luck_decides_for_strength_and_against_a_suspect_or_of_few_images_for_th
     given = replace(
         found, suspicion=replace(found.suspicion, excess=tuple(float(c == suspect) for c in range(CLASSES)))
     )
-    chooser = room.Chooser(
-        x, y, given, config=SMALL, start=None, max_accuracy_drop=0.01, seed=0, progress=False, few=few
-    )
+    chooser = room.Chooser(x, y, given, SMALL, None, 0.01, 0, few=few)
     again = few or suspect is not None
     weak = room.Trial("block", "npd", 0.1, score=0.5, within_budget=True, suspect=suspect)
     for score, best in ((0.53, 1), (0.47, 1), (0.43, 0)):
@@ -429,18 +428,82 @@ def test_luck_decides_for_strength_and_against_a_suspect_or_of_few_images_for_th
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_of_few_images_one_firm_strength_is_tried_where_nothing_is_suspected(small, monkeypatch, lost):
+def test_of_few_images_one_strength_is_tried_where_nothing_is_suspected(small, monkeypatch, lost):
     """No doubt stops it, and weaker ones are tried where more images are lost than tell nothing."""
     monkeypatch.setattr(room, "FEW", 41)
-    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (lost * 2 / len(self.held), (0.0, 1.0)))
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (lost * 2 / len(self.held), 1.0))
     monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.3, 0.2))
     choice = auto(lively("skips"), layer="block", method="npd").choice
     assert choice.suspicion.target is None
     assert [t.strength for t in choice.trials if t.look == 1 or t == choice.trials[0]] == (
-        [0.4] if not lost else [0.4, 0.2, 0.1, 0.04]
+        [0.2] if not lost else [0.2, 0.1, 0.04]
     )
     assert choice.within_budget == (not lost)
     assert choice.trials[0].score == pytest.approx(choice.trials[0].repaired)
+
+
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("accused", [False, True])
+def test_of_few_images_what_a_firm_polarizer_cannot_give_back_is_not_fitted_on(
+    small, monkeypatch, request, few, accused
+):
+    """Where nothing is suspected; once more with what the second look adds."""
+    if accused:
+        request.getfixturevalue("suspected")
+    else:
+        monkeypatch.setattr(Suspicion, "target", property(lambda self: None))
+    mixture = [Family(radius=1.0, share="target", steps=3, focus=2), Family(threat="flow", share="target", focus=1)]
+    whole = changed(SMALL, mixture=mixture)
+    monkeypatch.setattr(FitConfig, "in_rounds", classmethod(lambda cls, **options: changed(whole, **options)))
+    monkeypatch.setattr(room, "FEW", 41 if few else 0)
+    seen, back, fit, only = [], [], Pool.fit, Copies.only
+
+    def watched(self, g, config, *args, **options):
+        history = fit(self, g, config, *args, **options)
+        every = torch.arange(len(self.copies.of))
+        back[:] = [self.on_copies(g, every).argmax(1) == self.labels[self.copies.of]]
+        seen.append(config.lambda_asr)
+        return history
+
+    def drawn(self, which):
+        kind = "all" if which.all() else "given back" if torch.equal(which, back[0]) else "others"
+        seen.append((kind, len(which)))
+        return only(self, which)
+
+    monkeypatch.setattr(Pool, "fit", watched)
+    monkeypatch.setattr(Copies, "only", drawn)
+    auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=1.0)
+    kinds, counts = zip(*(s for s in seen if isinstance(s, tuple)), strict=True)
+    if few and not accused:
+        assert kinds == ("all", "given back") * 2
+        assert counts[0] == counts[1] < counts[2] == counts[3]
+        assert [s for s in seen if not isinstance(s, tuple)] == [0.8, 0.2, 0.8, 0.2]
+    else:
+        assert set(kinds) == {"all"}
+
+
+@pytest.mark.parametrize(
+    ("drop", "spread", "doubt", "within"),
+    [
+        (0.0, 0.01, 0.013, True), (0.0, 0.03, 0.013, False), (0.0, 0.01, 0.009, True), (0.03, 0.03, 0.006, True),
+        (0.03, 0.03, 0.0095, False), (0.3, 0.03, 0.0, False),
+    ],
+)  # fmt: skip
+def test_the_measured_drop_and_the_doubt_count_by_how_little_they_err(small, monkeypatch, drop, spread, doubt, within):
+    """Where nothing is suspected, and no class stands out."""
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (drop, spread))
+    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (doubt, 0.0))
+    monkeypatch.setattr(room, "_together", lambda *a, told=room._together: told(*a[:3], 10**6))
+    trials = auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=0.01).choice.trials
+    assert {t.within_budget for t in trials} == {within}
+
+
+def test_two_witnesses_by_hand():
+    """Labels of which none says anything still err by two judges."""
+    assert room._together(0.0, 0.02, 0.01, 10**9) == pytest.approx(0.008)
+    assert room._together(-0.5, 0.02, 0.01, 10**9) == pytest.approx(0.008), "nothing is gained"
+    assert room._together(0.05, 0.0, 0.0, 100) == room._together(0.0, 0.0, 0.0, 10**9) == 0.0
+    assert room._together(0.0, 0.0, 0.02, 100) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("few", [True, False])
@@ -449,9 +512,7 @@ def test_the_doubt_by_hand(small, few):
     view that the model takes for another class than the image: of few images it counts as well, else no such view does."""
     x, y = images(125), labels(125)
     found = room.attempt(lively("skips"), x, y, SMALL, seed=0, progress=False)
-    chooser = room.Chooser(
-        x, y, found, config=SMALL, start=None, max_accuracy_drop=0.01, seed=0, progress=False, few=few
-    )
+    chooser = room.Chooser(x, y, found, SMALL, None, 0.01, 0, few=few)
     own = found.original[chooser.held].argmax(1)
     own = torch.cat([own, (own + 1) % CLASSES])[:, None]
     p = torch.full((50, CLASSES), 0.1 / (CLASSES - 2)).scatter(1, own, 0.6).scatter(1, (own + 1) % CLASSES, 0.3)

@@ -218,6 +218,14 @@ def test_copies_are_drawn_of_the_images_in_the_batch():
         seen.add(int(chosen[0]))
     assert seen == {0, 2, 3}  # every copy of image 4 has its turn
     assert copies.mismatch() == pytest.approx(4 / 5)
+    copies.only(copies.reached != 0)  # the first one
+    assert {int(copies.draw(torch.tensor([4]), order)[1]) for _ in range(50)} == {2, 3}
+    copies.only(copies.reached == 4)
+    assert copies.draw(torch.tensor([4, 1, 0]), order)[0].tolist() == [2]
+    copies.add(*(torch.tensor([v]) for v in (5, 0, 5, 0)))
+    copies.gather()
+    of, chosen = copies.draw(torch.tensor([5, 1, 0]), order)
+    assert (of.tolist(), chosen.tolist()) == ([0, 1, 2], [5, 1, 4]), "what is added is drawn, and all others again"
 
 
 def test_only_the_tail_runs_while_fitting(monkeypatch):

@@ -34,6 +34,7 @@ def arguments(about: str | None, images: int, out: str, **switches: str) -> argp
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=images)
     parser.add_argument("--test-images", type=int, default=3000)
+    parser.add_argument("--networks", type=Path, default=NETWORKS)
     parser.add_argument("--data", type=Path, default=CIFAR10)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / out)
     for name, told in switches.items():

@@ -31,7 +31,7 @@ def main() -> int:
     some = clean_set(load_dataset("cifar10", options.data, progress=False), options.images)
     default = FitConfig.in_rounds().mixture
     config = FitConfig.in_rounds(mixture=[*default, *LEFT_OUT])
-    for name, found in development_networks():
+    for name, found in development_networks(options.networks):
         told = attempts_on(found.model, (some.floats(), some.labels), config=config, seed=0, progress=False).suspicion
         for place, family in enumerate(config.mixture):
             row = {

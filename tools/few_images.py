@@ -40,16 +40,14 @@ def main() -> int:
     options = arguments(__doc__, 100, "few_images.json")
     data, rows = load_dataset("cifar10", options.data, progress=False), list[dict[str, Any]]()
     test = some_test_images(data, options.test_images)
-    for name, found in development_networks():
+    for name, found in development_networks(options.networks):
         some = data.train.take(data.hold_back(options.images, 0)[0])  # of the 2,500 that these networks have not seen
         attempts = attempts_on(found.model, (some.floats(), some.labels), seed=0)
         cut = make_cut(found.model, LAYER, some.floats()[:2], "auto")
         before = figures(cut, None, test, found.attack)
         for variant, (changes, strengths) in VARIANTS.items():
-            chooser = Chooser(
-                some.floats(), some.labels, attempts, config=replace(USUAL, **changes), start=start,
-                max_accuracy_drop=0.01, seed=0, progress=False, few=True,
-            )  # fmt: skip
+            config = replace(USUAL, **changes)
+            chooser = Chooser(some.floats(), some.labels, attempts, config, start, budget=0.01, seed=0, few=True)
             pool = chooser.pool(cut)
             for strength in strengths:
                 chooser.trial(cut, pool, "npd", strength)

@@ -46,7 +46,7 @@ def main() -> int:
     test, some = some_test_images(data, options.test_images), clean_set(data, options.images)
     clean = some.floats(), some.labels
     choose.Chooser = Every if options.every else Watched  # type: ignore[misc]
-    for name, found in development_networks():
+    for name, found in development_networks(options.networks):
         attempts = attempts_on(found.model, clean, seed=0)
         nobody = replace(attempts.suspicion, excess=tuple(0.0 for _ in attempts.suspicion.excess))
         purified = purify(found.model, clean, seed=0, progress=False, attempts=replace(attempts, suspicion=nobody))

@@ -58,7 +58,6 @@ class Chosen:
     config: FitConfig | None
     history: History
     cut: Cut
-    trial: Trial | None = None
 
 
 def candidate_layers(model: nn.Module, example: Tensor, mergeable: bool = False) -> list[str]:
@@ -124,6 +123,26 @@ def whole_forward(model: nn.Module, images: Tensor, capture: str = "auto") -> Ca
     return lambda x: logits_of(view(x))
 
 
+def _given_up(original: Tensor, after: Tensor) -> Tensor:
+    """How much surer (B,) the original model was of its own class than of the one that logits (B, K) give now."""
+    sure = original.double().softmax(1)
+    return (sure.gather(1, original.argmax(1, keepdim=True)) - sure.gather(1, after.argmax(1, keepdim=True)))[:, 0]
+
+
+def _mean_and_spread(each: Tensor) -> tuple[float, float]:
+    """The mean, and half of its 95 % interval (normal approximation)."""
+    return each.mean().item(), 1.96 * each.std().item() / len(each) ** 0.5
+
+
+def _together(drop: float, spread: float, doubt: float, judges: int) -> float:
+    """What a drop is by labels and by the doubt, each counted by how little it errs.
+
+    The doubt errs by as much as itself, more or less; 95 % of what labels tell by `spread`, or by two judges of all.
+    Where they tell of a gain there is none: that is luck.
+    """
+    return doubt + (max(0.0, drop) - doubt) * doubt**2 / max(1e-12, doubt**2 + spread**2 + (2 / judges) ** 2)
+
+
 def held_back(images: int, seed: int) -> tuple[Tensor, Tensor]:
     """Which of so many clean images judge, and which are fitted on: sorted rows of both, the same for the same seed."""
     shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
@@ -131,60 +150,66 @@ def held_back(images: int, seed: int) -> tuple[Tensor, Tensor]:
     return shuffled[:count].sort().values, shuffled[count:].sort().values
 
 
+@dataclass
 class Chooser:
     """Everything that is shared by the trials: the split, the perturbed images, the original model's word.
 
     Args:
-        images, labels: (N, C, H, W) in [0, 1], (N,), on the device where to work.
+        images, labels: (N, C, H, W) in [0, 1], (N,) or None: what the model predicts, on the device where to work.
         attempts: their perturbations.
         config: what every trial starts from, `loop="rounds"`.
         start: method, config, cut, mean and variance (C,) of what enters there -> a polarizer at the identity.
+        budget: the largest drop of clean accuracy.
         few: judge and choose as with fewer than `FEW` images.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor | None,
-        attempts: Attempts,
-        *,
-        config: FitConfig,
-        start: Callable[[str, FitConfig, Cut, Tensor, Tensor], Polarizer],
-        max_accuracy_drop: float,
-        seed: int,
-        progress: bool,
-        few: bool = False,
-    ) -> None:
-        self._few, strengths = few, tuple(BESIDE_STILL * s for s in STRENGTHS) if few else STRENGTHS
-        self._images, self._labelled = images, labels is not None
-        self._labels = attempts.original.argmax(1) if labels is None else labels
-        self._config, self._start, self._budget = config, start, max_accuracy_drop
-        self._seed, self._progress = seed, progress
-        self.held, self._rows = (rows.to(images.device) for rows in held_back(len(images), seed))
-        self._luck = LUCK / len(self.held) ** 0.5
-        self._every, self._original = attempts, attempts.original
-        self.suspect, self.look, self._looked = attempts.suspicion.target, 1, -1
-        nobody = self.suspect is None and max_accuracy_drop > 0
-        # Nothing tells then what is lost, and too little done may leave everything: one strength is tried, a firm one.
-        self._blind, self._bold = nobody and few, nobody and not few
-        self.strengths = strengths[: FIRST + 2] if self._blind else strengths
-        self.trials: list[Trial] = []
-        self._kept: list[Chosen | None] = []
+    images: Tensor
+    labels: Tensor | None
+    attempts: Attempts
+    config: FitConfig
+    start: Callable[[str, FitConfig, Cut, Tensor, Tensor], Polarizer]
+    budget: float
+    seed: int
+    progress: bool = False
+    few: bool = False
+
+    def __post_init__(self) -> None:
+        self.trials, self._kept = list[Trial](), list[Chosen | None]()
+        self.known = self.attempts.original.argmax(1) if self.labels is None else self.labels
+        self.held, self.fitted_on = (rows.to(self.images.device) for rows in held_back(len(self.images), self.seed))
+        self.suspect, self.look, self._looked = self.attempts.suspicion.target, 1, -1
+        nobody = self.suspect is None and self.budget > 0
+        # Nothing tells then what is lost, and too little done may leave everything: the strength is given, and a weaker
+        # one is tried only where it loses more than it may.
+        self._blind, self._bold = nobody and self.few, nobody and not self.few
+        strengths = tuple(BESIDE_STILL * s for s in STRENGTHS) if self.few else STRENGTHS
+        self.strengths, self.firmest = strengths[: FIRST + 1] if self._blind else strengths, strengths[-1]
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
-        attempts = self._every.sent_to(self.suspect)
+        attempts = self.attempts.sent_to(self.suspect)
         pool = Pool(
-            cut, self._images, self._labels, views=self._config.views,
-            copies=sum(len(a.rows) for a in attempts.found), batch_size=self._config.batch_size,
-            pass_size=self._config.pass_size(self._images.shape[1:], self._images.device.type), layout=attempts.layout,
-            order=torch.Generator().manual_seed(self._seed + 2), compile=self._config.compile,
-            mix=self._config.mix_views, apart=self.held,
+            cut, self.images, self.known, views=self.config.views,
+            copies=sum(len(a.rows) for a in attempts.found), batch_size=self.config.batch_size,
+            pass_size=self.config.pass_size(self.images.shape[1:], self.images.device.type), layout=attempts.layout,
+            order=torch.Generator().manual_seed(self.seed + 2), compile=self.config.compile,
+            mix=self.config.mix_views, apart=self.held,
         )  # fmt: skip
         for a in attempts.found:
             pool.take(a.rows, a.images, a.targets, family=a.family)
         pool.copies.gather()
         return pool
+
+    def sift(self, cut: Cut, pool: Pool, method: str) -> None:
+        """Draw no other copies than those that a polarizer stronger than any that is tried gives their class back to.
+
+        The others have become images of another class, as far as anything at this cut can tell. A trigger is a short
+        cut, and the first to be closed; to fit on what is none costs clean accuracy and stops nothing.
+        """
+        with suppress(FitDiverged):
+            polarizer = self.fitted(cut, pool, method, self.firmest).polarizer
+            logits = pool.on_copies(polarizer, torch.arange(len(pool.copies.of), device=self.images.device))
+            pool.copies.only(logits.argmax(1) == self.known[pool.copies.of])
 
     def judges(self, pool: Pool) -> Tensor:
         """The perturbed copies of held-back images."""
@@ -195,7 +220,9 @@ class Chooser:
 
         Where nothing is suspected it is the strength that stops a trigger, and one in between is tried as well.
         """
-        at = min(FIRST + self._blind, len(self.strengths) - 1)
+        at = min(FIRST, len(self.strengths) - 1)
+        if self._blind:
+            self.sift(cut, pool, method)
         step = 1 if self.trial(cut, pool, method, self.strengths[at]).within_budget else -1
         while 0 <= (at := at + step) < len(self.strengths):
             if self.trial(cut, pool, method, self.strengths[at]).within_budget != (step > 0):
@@ -203,21 +230,23 @@ class Chooser:
                     self.trial(cut, pool, method, math.sqrt(self.strengths[at] * self.strengths[at - step]))
                 break
 
-    def trial(self, cut: Cut, pool: Pool, method: str, strength: float, twice: bool = False) -> Trial:
-        """Fit and judge one polarizer; `twice`: for twice as many steps."""
-        config, times = self._config, 1 + twice
-        config = replace(config, epochs=times * config.epochs, least_steps=times * config.least_steps)
+    def fitted(self, cut: Cut, pool: Pool, method: str, strength: float, times: int = 1) -> Chosen:
+        """A polarizer of so much strength, fitted for `times` as many steps as others."""
+        config = replace(self.config, epochs=times * self.config.epochs, least_steps=times * self.config.least_steps)
         if strength != config.lambda_asr:
             config = replace(config, lambda_ce=strength, lambda_max=strength, lambda_asr=strength)
-        started, chosen = time.perf_counter(), None
+        polarizer, order = self.start(method, config, cut, *pool.statistics()), torch.Generator().manual_seed(self.seed)
+        history = pool.fit(polarizer, config, order, rows=self.fitted_on, progress=False)
+        return Chosen(polarizer, cut.layer, method, config, history, cut)
+
+    def trial(self, cut: Cut, pool: Pool, method: str, strength: float, twice: bool = False) -> Trial:
+        """Fit and judge one polarizer; `twice`: for twice as many steps."""
+        started, chosen, made = time.perf_counter(), None, Trial(cut.layer, method, strength, twice=twice)
         try:
-            polarizer = self._start(method, config, cut, *pool.statistics())
-            order = torch.Generator().manual_seed(self._seed)
-            history = pool.fit(polarizer, config, order, rows=self._rows, progress=False)
-            made = self.judged(Trial(cut.layer, method, strength, twice=twice), pool, polarizer)
-            chosen = Chosen(polarizer, cut.layer, method, config, history, cut, made)
+            chosen = self.fitted(cut, pool, method, strength, 1 + twice)
+            made = self.judged(made, pool, chosen.polarizer)
         except FitDiverged as error:
-            made = Trial(cut.layer, method, strength, twice=twice, error=str(error))
+            made = replace(made, error=str(error))
         made = replace(made, suspect=self.suspect, look=self.look, seconds=time.perf_counter() - started)
         self.trials.append(made)
         self._kept.append(chosen)
@@ -225,18 +254,22 @@ class Chooser:
 
     def judged(self, trial: Trial, pool: Pool, polarizer: Polarizer) -> Trial:
         """The trial with the figures of its polarizer on what the pool has by now."""
-        (drop, (sure, _)), (doubt, least) = self.drop(pool, polarizer), self.doubt(pool, polarizer)
-        repaired = self.repaired(pool, polarizer)
-        # Where nothing is suspected nothing is risked, and the doubt, which has less luck in it, must keep the budget.
-        within = sure <= self._budget if self._bold else drop <= self.allowed()
-        within = within and (self._blind or (doubt if self.suspect is None else least) <= self._budget)
-        score = repaired - DROP_PRICE * max(0.0, sure, 0.0 if self._blind else doubt)
+        (drop, spread), (doubt, least) = self.drop(pool, polarizer), self.doubt(pool, polarizer)
+        repaired, sure = self.repaired(pool, polarizer), drop - spread
+        if self._bold:
+            counted = _together(drop, spread, doubt, len(self.held))
+            within = max(sure, counted) <= self.budget
+        else:
+            counted = 0.0 if self._blind else doubt
+            vetoed = not self._blind and (doubt if self.suspect is None else least) > self.budget
+            within = drop <= self.allowed() and not vetoed
+        score = repaired - DROP_PRICE * max(0.0, sure, counted)
         return replace(trial, accuracy_drop=drop, doubt=doubt, repaired=repaired, score=score, within_budget=within)
 
     def allowed(self) -> float:
         """The measured drop that keeps the budget: a few images may always be lost, or few could judge nothing."""
         lost = LOST_FREELY if len(self.held) >= OUT_OF else 1
-        return max(self._budget, lost / len(self.held)) + 1e-9 if self._budget else 0.0
+        return max(self.budget, lost / len(self.held)) + 1e-9 if self.budget else 0.0
 
     def best(self, within: bool = False) -> int | None:
         """The place of the best trial so far.
@@ -247,14 +280,15 @@ class Chooser:
         bounds what they cost, and what a few judges let through, the trigger may be.
         """
         places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
+        luck = LUCK / len(self.held) ** 0.5
 
         def worth(i: int) -> tuple[bool, int, float]:
             t = self.trials[i]
             again = t.look > 1 and i != self._looked
             strength = max(t.strength, self.trials[self._looked].strength) if again else t.strength
             doublings = math.log2(max(strength, STRENGTHS[0]))
-            handicap = self._luck * (again * (-1 if self._blind or t.suspect is not None else 1) - doublings)
-            handicap += max(MARGIN, self._luck) * ((t.method != "npd") + t.twice)
+            handicap = luck * (again * (-1 if self._blind or t.suspect is not None else 1) - doublings)
+            handicap += max(MARGIN, luck) * ((t.method != "npd") + t.twice)
             return t.within_budget, t.look, t.score - handicap
 
         return max(places, key=worth, default=None)
@@ -271,17 +305,19 @@ class Chooser:
         It is judged as one family more: what still passes is little beside all else, and comes closest to a trigger.
         """
         first, trial = self.taken(place), self.trials[place]
-        found = self._every.again(
-            first.cut, first.polarizer, self._images, self._labels, self._config, self.suspect, seed=self._seed + 3,
-            progress=self._progress,
+        found = self.attempts.again(
+            first.cut, first.polarizer, self.images, self.known, self.config, self.suspect, seed=self.seed + 3,
+            progress=self.progress,
         )  # fmt: skip
         if not found:
             return
         for a in found:
-            pool.take(a.rows, a.images, a.targets, family=len(self._config.focus()))
+            pool.take(a.rows, a.images, a.targets, family=len(self.config.focus()))
         pool.copies.gather()
+        if self._blind:
+            self.sift(first.cut, pool, first.method)
         self.look, self._looked = 2, place
-        self.trials[place] = first.trial = self.judged(replace(trial, look=2), pool, first.polarizer)
+        self.trials[place] = self.judged(replace(trial, look=2), pool, first.polarizer)
         if not self.trial(first.cut, pool, first.method, trial.strength, trial.twice).within_budget:
             for strength in [s for s in self.strengths if s < trial.strength][-1:]:
                 self.trial(first.cut, pool, first.method, strength, trial.twice)
@@ -291,30 +327,26 @@ class Chooser:
         place, best = self.best(within=True), self.best()
         outside = self._kept[best] if place is None and best is not None else None
         taken = self.taken(place) if place is not None else Chosen(
-            self._start(method, self._config, cut, *pool.statistics()), cut.layer, method, None, History(), cut
+            self.start(method, self.config, cut, *pool.statistics()), cut.layer, method, None, History(), cut
         )  # fmt: skip
-        drop, interval = self.drop(pool, taken.polarizer)
-        said = self._original[self.held], pool.on_clean(taken.polarizer, self.held)
-        before, after = ((z.argmax(1) == self._labels[self.held]).double().mean().item() for z in said)
+        drop, spread = self.drop(pool, taken.polarizer)
+        said = self.attempts.original[self.held], pool.on_clean(taken.polarizer, self.held)
+        before, after = ((z.argmax(1) == self.known[self.held]).double().mean().item() for z in said)
         choice = Choice(
-            trials=tuple(self.trials), chosen=place, best=best, max_accuracy_drop=self._budget,
-            labelled=self._labelled, held_back=len(self.held), accuracy_before=before, accuracy_after=after,
-            accuracy_drop=drop, drop_interval=interval, repaired=self.repaired(pool, taken.polarizer),
-            perturbed=len(self.judges(pool)), suspicion=self._every.suspicion,
+            trials=tuple(self.trials), chosen=place, best=best, max_accuracy_drop=self.budget,
+            labelled=self.labels is not None, held_back=len(self.held), accuracy_before=before, accuracy_after=after,
+            accuracy_drop=drop, drop_interval=(drop - spread, drop + spread), perturbed=len(self.judges(pool)),
+            repaired=self.repaired(pool, taken.polarizer), suspicion=self.attempts.suspicion,
         )  # fmt: skip
         return taken, choice, outside
 
-    def drop(self, pool: Pool, polarizer: Polarizer) -> tuple[float, tuple[float, float]]:
-        """Clean accuracy lost on the held-back images, and 95 % of it."""
-        own, after = self._original[self.held].argmax(1), pool.on_clean(polarizer, self.held).argmax(1)
-        if self._labelled:
-            labels = self._labels[self.held]
-            lost = (own == labels).double() - (after == labels).double()
-        else:
-            sure = self._original[self.held].double().softmax(1)
-            lost = (sure.gather(1, own[:, None]) - sure.gather(1, after[:, None]))[:, 0]
-        mean, spread = lost.mean().item(), 1.96 * lost.std().item() / len(lost) ** 0.5
-        return mean, (mean - spread, mean + spread)
+    def drop(self, pool: Pool, polarizer: Polarizer) -> tuple[float, float]:
+        """Clean accuracy lost on the held-back images, and what 95 % of it lie within, above and below."""
+        original, after = self.attempts.original[self.held], pool.on_clean(polarizer, self.held)
+        if self.labels is None:
+            return _mean_and_spread(_given_up(original, after))
+        before, now = (logits.argmax(1) == self.labels[self.held] for logits in (original, after))
+        return _mean_and_spread(before.double() - now.double())
 
     def doubt(self, pool: Pool, polarizer: Polarizer) -> tuple[float, float]:
         """The drop as the original model's own confidences tell it, on the held-back images and views of them.
@@ -326,20 +358,17 @@ class Chooser:
         Returns the mean, and the low end of its 95 % interval; the views of an image are one witness, not many.
         """
         original, after = pool.on_views(polarizer, self.held)
-        own = original.argmax(1)
-        known = self._few | (self._original[self.held].argmax(1).repeat(len(original) // len(self.held)) == own)
-        sure = original.double().softmax(1)
-        lost = (sure.gather(1, own[:, None]) - sure.gather(1, after.argmax(1, keepdim=True)))[:, 0] * known
-        each = lost.view(-1, len(self.held)).sum(0) / known.sum() * len(self.held)
-        mean = each.mean().item()
-        return mean, mean - 1.96 * each.std().item() / len(each) ** 0.5
+        each = _given_up(original, after).view(-1, len(self.held))
+        known = self.few | (original.argmax(1).view(each.shape) == self.attempts.original[self.held].argmax(1))
+        mean, spread = _mean_and_spread((each * known).sum(0) / known.sum() * len(self.held))
+        return mean, mean - spread
 
     def repaired(self, pool: Pool, polarizer: Polarizer) -> float:
         """Share of the perturbed held-back images that get their class back, the mean over the families."""
         judges = self.judges(pool)
         if not len(judges):
             return 0.0
-        right = pool.on_copies(polarizer, judges).argmax(1) == self._labels[pool.copies.of[judges]]
+        right = pool.on_copies(polarizer, judges).argmax(1) == self.known[pool.copies.of[judges]]
         family = pool.copies.family[judges]
         return float(torch.stack([right[family == f].double().mean() for f in family.unique()]).mean())
 
@@ -394,10 +423,7 @@ def choose(
         attempts = attempt(whole, images, labels, base, seed=seed + 1, progress=progress)
     elif attempts.original.shape[0] != len(images) or len(attempts.suspicion.reached) != len(base.focus()):
         raise InputError("attempts: found those on other clean images or of another mixture")
-    chooser = Chooser(
-        images, labels, attempts, config=base, start=start, max_accuracy_drop=max_accuracy_drop,
-        seed=seed, progress=progress, few=few,
-    )  # fmt: skip
+    chooser = Chooser(images, labels, attempts, base, start, max_accuracy_drop, seed, progress, few)
     if config is not None:
         chooser.strengths = (config.lambda_asr,)
     first_method = "npd" if method == "auto" else method

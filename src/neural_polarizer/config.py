@@ -201,14 +201,8 @@ class FitConfig:
     def _fits_its_loop(self) -> None:
         """No option that the loop would ignore."""
         if self.loop == "batch":
-            if (
-                self.rounds != 1
-                or self.mixture
-                or self.views
-                or self.least_steps
-                or self.lambda_still
-                or self.mix_views
-            ):
+            others = (self.mixture, self.views, self.least_steps, self.lambda_still, self.mix_views)
+            if self.rounds != 1 or any(others):
                 raise InputError("loop: found 'batch' with options of the other loop, wanted 'rounds'")
             return
         if self.views and self.benign != "original":

@@ -298,12 +298,17 @@ class Copies:
         self._new.append((of, targets, reached, family))
 
     def gather(self) -> None:
-        """Put together what was added."""
+        """Put together what was added; all of it is drawn."""
         columns = zip((self.of, self.targets, self.reached, self.family), *self._new, strict=True)
         self.of, self.targets, self.reached, self.family = (torch.cat(column) for column in columns)
         self._new = []
-        self._by_image = self.of.argsort(stable=True)
-        self._count = torch.bincount(self.of, minlength=self._images)
+        self.only(torch.ones_like(self.of, dtype=torch.bool))
+
+    def only(self, drawn: Tensor) -> None:
+        """Draw no others than those where `drawn` (P,) is True."""
+        order = self.of.argsort(stable=True)
+        self._by_image = order[drawn[order]]
+        self._count = torch.bincount(self.of[drawn], minlength=self._images)
         self._first = self._count.cumsum(0) - self._count
 
     def draw(self, rows: Tensor, order: torch.Generator) -> tuple[Tensor, Tensor]:
