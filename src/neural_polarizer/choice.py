@@ -24,11 +24,11 @@ class Trial:
             polarizer gives, on average: the same drop, with less luck in it.
         repaired: share in [0, 1] of the perturbed images that get their true class, the mean over the families.
         score: repaired - 10 * max(0, doubt, the low end of the 95 % interval of accuracy_drop): a drop that may be luck
-            must not decide between two polarizers. Without a suspect it is what both say together in place of doubt,
-            and of fewer than 128 clean images nothing.
+            must not decide between two polarizers. Without a suspect it is doubt and some of what the drop is above it,
+            and of fewer than 128 clean images neither.
         within_budget: accuracy_drop is, or is two images (of fewer than 16, one): of a few dozen, two tell nothing;
             and the low end of the 95 % interval of doubt is: what may be luck breaks no budget. Without a suspect, and
-            with 128 clean images or more, it is the low end for accuracy_drop, and what both say together.
+            with 128 clean images or more, it is the low end for accuracy_drop, and doubt with some of the drop above.
         suspect: the class that the perturbed images were sent to, which are all that was fitted on and judged by; None:
             all of them were. Scores of two suspects do not compare.
         look: 1: the perturbed images are those that fool the original model. 2: also those that fool it and the best

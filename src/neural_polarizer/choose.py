@@ -135,12 +135,11 @@ def _mean_and_spread(each: Tensor) -> tuple[float, float]:
 
 
 def _together(drop: float, spread: float, doubt: float, judges: int) -> float:
-    """What a drop is by labels and by the doubt, each counted by how little it errs.
+    """The doubt, and of what a drop by labels is above it so much as it errs less.
 
     The doubt errs by as much as itself, more or less; 95 % of what labels tell by `spread`, or by two judges of all.
-    Where they tell of a gain there is none: that is luck.
     """
-    return doubt + (max(0.0, drop) - doubt) * doubt**2 / max(1e-12, doubt**2 + spread**2 + (2 / judges) ** 2)
+    return doubt + max(0.0, drop - doubt) * doubt**2 / max(1e-12, doubt**2 + spread**2 + (2 / judges) ** 2)
 
 
 def held_back(images: int, seed: int) -> tuple[Tensor, Tensor]:
