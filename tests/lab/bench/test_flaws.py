@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from neural_polarizer import InputError
+from neural_polarizer.choose import held_back
 from neural_polarizer.lab.attacks.registry import build_attack
 from neural_polarizer.lab.bench import work
 from neural_polarizer.lab.bench.flaws import FLAWS
@@ -45,6 +46,15 @@ def test_some_carry_the_trigger_and_its_label(name, count):
     rest = torch.ones(100, dtype=torch.bool).index_fill(0, rows, False)
     assert torch.equal(seen.labels[rest], given.labels[rest])
     torch.testing.assert_close(seen.floats(rows), ATTACK.trigger(given.floats(rows)), atol=1 / 255, rtol=0)
+
+
+def test_what_is_flawed_is_not_drawn_as_the_judges_of_purify_are():
+    """The cell gives both the same seed: a fifth of what carries the trigger judges, and not all of it."""
+    given = Split(torch.zeros(1000, 1, 8, 8, dtype=torch.uint8), torch.ones(1000, dtype=torch.long))
+    seen = FLAWS["triggered-5"](given, ATTACK, 4, 0)
+    rows = seen.images.flatten(1).any(1).nonzero()[:, 0]
+    judges, _ = held_back(1000, 0)
+    assert 2 <= torch.isin(rows, judges).sum() <= 20 < len(rows)
 
 
 def test_some_have_a_wrong_label():

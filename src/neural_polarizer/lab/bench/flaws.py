@@ -12,12 +12,14 @@ from ..datasets.base import Split, to_bytes
 
 UNLABELLED = "unlabelled"
 QUALITY, BRIGHTER = 50, 1.2
+APART = 1 << 20  # added to the seed
 Flaw = Callable[[Split, Attack, int, int], Split]  # clean set, attack, number of classes, seed
 
 
 def _some(split: Split, share: float, seed: int) -> torch.Tensor:
     """Rows of so large a share of the images, at least one."""
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    # Not the permutation that `purify` draws its judges by, which has the same seed: all of them would be judges.
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed + APART))
     return order[: max(1, round(share * len(split)))].sort().values.to(split.labels.device)
 
 
@@ -39,7 +41,9 @@ def mislabelled(share: float) -> Flaw:
 
     def flawed(split: Split, attack: Attack, classes: int, seed: int) -> Split:
         rows, labels = _some(split, share, seed), split.labels.clone()
-        by = torch.randint(1, classes, rows.shape, generator=torch.Generator().manual_seed(seed)).to(labels.device)
+        by = torch.randint(1, classes, rows.shape, generator=torch.Generator().manual_seed(seed + APART)).to(
+            labels.device
+        )
         labels[rows] = (labels[rows] + by) % classes
         return Split(split.images, labels)
 
