@@ -254,6 +254,23 @@ def trials(record: dict[str, Any]) -> str:
     return f"{markdown(rows)}\n\nBold: taken. {said(record, 'images', 'test_images', 'seed', 'machine', 'versions')}."
 
 
+def leads(record: dict[str, Any]) -> str:
+    """Per lead and strength, the accuracy that a fit costs on every network, and the ASR that it leaves."""
+    networks = sorted({r["network"] for r in record["rows"]}, key=lambda name: (name != "none", name))
+    cells, about = dict[tuple[str, float], dict[str, str]](), dict[str, str]()
+    for r in record["rows"]:
+        b, a = r["before"], r["after"]
+        asr = "" if a is None or "asr" not in a else f", {a['asr']:.3f}"
+        cell = "diverged" if a is None else f"{b['acc'] - a['acc']:+.4f}{asr}"
+        cells.setdefault((r["lead"], r["strength"]), {})[r["network"]] = cell
+        about[r["lead"]] = r["about"]
+    rows: list[tuple[str, ...]] = [("lead", "what it is", "λ", *networks)]
+    for (lead, strength), own in cells.items():
+        rows.append((lead, about[lead], f"{strength:g}", *(own.get(name, "") for name in networks)))
+    told_of = said(record, "images", "test_images", "layer", "seed", "machine", "versions")
+    return f"{markdown(rows)}\n\nACC drop, ASR. {told_of}."
+
+
 def clean_cost(record: dict[str, Any]) -> str:
     """Per network and number of clean images, the mean and the largest accuracy drop over the seeds."""
     rows: list[tuple[str, ...]] = [
@@ -328,11 +345,16 @@ TABLES = (
     ("docs/benchmark.md", "bars-purify-cifar10", "bench/purify-cifar10", bars),
     ("docs/benchmark.md", "bench-purify-cifar10", "bench/purify-cifar10", bench),
     ("docs/benchmark.md", "bench-architectures-cifar10", "bench/architectures-cifar10", bench),
+    ("docs/benchmark.md", "bars-vgg-cifar10", "bench/vgg-cifar10", bars),
+    ("docs/benchmark.md", "bench-vgg-cifar10", "bench/vgg-cifar10", bench),
+    ("docs/benchmark.md", "bench-flawed-cifar10", "bench/flawed-cifar10", bench),
+    ("docs/benchmark.md", "bench-adaptive", "bench/adaptive", bench),
     ("docs/results.md", "screening", "screening.json", screening),
     ("docs/results.md", "families", "families.json", families),
     ("docs/results.md", "few-images", "few_images.json", few_images),
     ("docs/results.md", "trials", "trials.json", trials),
     ("docs/results.md", "trials-100", "trials_100.json", trials),
+    ("docs/results.md", "leads", "leads.json", leads),
     ("docs/results.md", "clean-cost", "clean_cost.json", clean_cost),
     ("docs/results.md", "replicated", "replicated.json", replicated),
 )

@@ -3,7 +3,7 @@
 `purify` on the CIFAR-10 networks of `benchmarks/networks` that are clean or carry a development attack, with nothing
 chosen and the suspect withheld; every trial that it makes is judged on test images, beside what its judges said. This
 is what the rules of `choose` without a suspect were made on. No test attack is looked at. With --every all strengths
-are tried at every layer, whatever the budget says.
+are tried at every layer, whatever the budget says, and nothing is sifted before the second look.
 """
 
 from __future__ import annotations
