@@ -16,10 +16,14 @@ APART = 1 << 20  # added to the seed
 Flaw = Callable[[Split, Attack, int, int], Split]  # clean set, attack, number of classes, seed
 
 
+def _draw(seed: int) -> torch.Generator:
+    """Not the one that `purify` draws its judges by, which has the same seed: all that is drawn would be judges."""
+    return torch.Generator().manual_seed(seed + APART)
+
+
 def _some(split: Split, share: float, seed: int) -> torch.Tensor:
     """Rows of so large a share of the images, at least one."""
-    # Not the permutation that `purify` draws its judges by, which has the same seed: all of them would be judges.
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed + APART))
+    order = torch.randperm(len(split), generator=_draw(seed))
     return order[: max(1, round(share * len(split)))].sort().values.to(split.labels.device)
 
 
@@ -41,9 +45,7 @@ def mislabelled(share: float) -> Flaw:
 
     def flawed(split: Split, attack: Attack, classes: int, seed: int) -> Split:
         rows, labels = _some(split, share, seed), split.labels.clone()
-        by = torch.randint(1, classes, rows.shape, generator=torch.Generator().manual_seed(seed + APART)).to(
-            labels.device
-        )
+        by = torch.randint(1, classes, rows.shape, generator=_draw(seed)).to(labels.device)
         labels[rows] = (labels[rows] + by) % classes
         return Split(split.images, labels)
 
