@@ -123,8 +123,7 @@ def test_a_doubt_that_may_be_luck_breaks_no_budget_where_a_backdoor_is_suspected
     choice = auto(lively("skips"), layer="block", method="npd").choice
     assert choice.within_budget == kept
     assert choice.trials[0].doubt == 0.03
-    counted = room._together(0.0, 0.0, 0.03, 8) if suspect is None else 0.03
-    assert choice.trials[0].score == pytest.approx(choice.trials[0].repaired - 10 * counted)
+    assert choice.trials[0].score == pytest.approx(choice.trials[0].repaired - 0.3)
 
 
 def test_a_budget_of_nothing_is_nothing(small, monkeypatch):
