@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from neural_polarizer.attempts import Attempts
 from neural_polarizer.conditional import ConditionalPolarizer
 from neural_polarizer.cut import Cut
 from neural_polarizer.files import write_atomically
@@ -54,6 +56,12 @@ def development_networks(folder: Path = NETWORKS) -> Iterator[tuple[str, Backdoo
         name = found.attack.name if found.attack else CLEAN
         if name == CLEAN or (name in DEVELOPMENT_ATTACKS and getattr(found.attack, "target", None) is not None):
             yield name, found
+
+
+def withheld(attempts: Attempts) -> Attempts:
+    """The same perturbed images, as if no class stood out."""
+    nobody = tuple(0.0 for _ in attempts.suspicion.excess)
+    return replace(attempts, suspicion=replace(attempts.suspicion, excess=nobody))
 
 
 def clean_set(data: ImageData, count: int, seed: int = 0) -> Split:

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from development import (
     CIFAR10,
     ROOT,
@@ -27,6 +26,7 @@ from development import (
     development_networks,
     figures,
     some_test_images,
+    withheld,
     write_record,
 )
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from neural_polarizer import FitConfig, pool
 from neural_polarizer.attempts import Attempts
 from neural_polarizer.capture import make_cut
-from neural_polarizer.choose import FEW, STILL, Chooser
+from neural_polarizer.choose import FEW, STILL, Chooser, Chosen
 from neural_polarizer.cut import Cut
 from neural_polarizer.fit import attempts_on, started
 from neural_polarizer.lab.attacks.base import DEVELOPMENT_ATTACKS
@@ -163,42 +163,29 @@ def fits(lead: Lead, model: nn.Module, clean: Split, usual: Attempts) -> Iterato
         attempts = replace(usual, found=found)
     elif config.mixture != USUAL.mixture:
         attempts = attempts_on(model, (images, labels), config=config, progress=False)
-    nobody = replace(attempts.suspicion, excess=tuple(0.0 for _ in attempts.suspicion.excess))
-    chooser = Chooser(images, labels, replace(attempts, suspicion=nobody), config, begun, budget=0.01, seed=0, few=few)
-    fitted = chooser.fitted_on
+    chooser = Chooser(images, labels, withheld(attempts), config, begun, budget=0.01, seed=0, few=few)
 
-    def pool_at(model: nn.Module, layer: str) -> Callable[[float], Polarizer]:
+    def fit_at(model: nn.Module, layer: str) -> Callable[[float], Chosen]:
         cut = make_cut(model, layer, images[:2], "auto")
         shared = chooser.pool(cut)
         if lead.sifted or (few and lead.sifted is None):
             chooser.sift(cut, shared, lead.method)
-
-        def fit(strength: float) -> Polarizer:
-            own = at_strength(config, strength)
-            polarizer = begun(lead.method, own, cut, *shared.statistics())
-            shared.fit(polarizer, own, torch.Generator().manual_seed(0), rows=fitted, progress=False)
-            return polarizer
-
-        fit.cut = cut  # type: ignore[attr-defined]
-        return fit
+        return partial(chooser.fitted, cut, shared, lead.method)
 
     pool.Outer = Averaging if lead.averaged else Outer  # type: ignore[misc]
-    usual_fit = None if lead.twice or config.rounds > 1 else pool_at(model, lead.layer)
-    first_fit = pool_at(model, EARLIER) if lead.twice else None
+    fit = None if config.rounds > 1 else fit_at(model, EARLIER if lead.twice else lead.layer)
     for strength in STRENGTHS[few]:
         try:
-            if usual_fit is not None:
-                polarizer, cut = usual_fit(strength), usual_fit.cut  # type: ignore[attr-defined]
-            elif first_fit is not None:
-                before = with_polarizer(model, EARLIER, first_fit(strength / 2))
-                fit = pool_at(before, lead.layer)
-                polarizer, cut = fit(strength), fit.cut  # type: ignore[attr-defined]
-            else:
+            if fit is None:
                 own, cut = at_strength(config, strength), make_cut(model, lead.layer, images[:2], "auto")
-                polarizer, _ = fit_in_rounds(
-                    cut, partial(begun, lead.method, own, cut), images[fitted], labels[fitted], own, seed=0,
-                    progress=False,
-                )  # fmt: skip
+                begin, rows = partial(begun, lead.method, own, cut), chooser.fitted_on
+                polarizer, _ = fit_in_rounds(cut, begin, images[rows], labels[rows], own, seed=0, progress=False)
+            else:
+                last = fit
+                if lead.twice:
+                    last = fit_at(with_polarizer(model, EARLIER, fit(strength / 2).polarizer), lead.layer)
+                made = last(strength)
+                polarizer, cut = made.polarizer, made.cut
             if lead.averaged:
                 Averaging.last.averaged()
             yield strength, cut, polarizer

@@ -9,10 +9,10 @@ are tried at every layer, whatever the budget says, and nothing is sifted before
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-from development import arguments, clean_set, development_networks, figures, some_test_images, write_record
+from development import arguments, clean_set, development_networks, figures, some_test_images, withheld, write_record
 
 from neural_polarizer import choose, purify
 from neural_polarizer.choose import Chooser
@@ -48,8 +48,7 @@ def main() -> int:
     choose.Chooser = Every if options.every else Watched  # type: ignore[misc]
     for name, found in development_networks(options.networks):
         attempts = attempts_on(found.model, clean, seed=0)
-        nobody = replace(attempts.suspicion, excess=tuple(0.0 for _ in attempts.suspicion.excess))
-        purified = purify(found.model, clean, seed=0, progress=False, attempts=replace(attempts, suspicion=nobody))
+        purified = purify(found.model, clean, seed=0, progress=False, attempts=withheld(attempts))
         assert purified.choice is not None
         before = None
         for place, trial in enumerate(purified.choice.trials):
