@@ -71,7 +71,7 @@ def test_purify_writes_a_polarizer_a_report_and_the_figures(place, monkeypatch, 
 def test_a_budget_that_nothing_keeps_is_status_3_and_the_original_model(place, monkeypatch, capsys):
     from neural_polarizer import choose
 
-    monkeypatch.setattr(choose.Chooser, "drop", lambda self, pool, g: (0.5, (0.4, 0.6)))
+    monkeypatch.setattr(choose.Chooser, "drop", lambda self, pool, g: (0.5, 0.1))
     out = place / "out"
     assert run(monkeypatch, "purify", *asked(place, "--out", out, "--layer", "fc", "--method", "npd", "--json")) == 3
     metrics = json.loads(capsys.readouterr().out)
