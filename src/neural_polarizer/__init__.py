@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .config import FitConfig
-    from .cut import list_layers
-    from .deploy.export import to_exported, write_exported
-    from .deploy.merging import merge
-    from .errors import InputError
-    from .fit import FitDiverged, purify
-    from .models.normalization import with_normalization
-    from .polarized import PolarizedModel
+    from .config import FitConfig as FitConfig
+    from .cut import list_layers as list_layers
+    from .deploy.export import to_exported as to_exported
+    from .deploy.export import write_exported as write_exported
+    from .deploy.merging import merge as merge
+    from .errors import InputError as InputError
+    from .fit import FitDiverged as FitDiverged
+    from .fit import purify as purify
+    from .models.normalization import with_normalization as with_normalization
+    from .polarized import PolarizedModel as PolarizedModel
 
 _ROOMS = {
     "FitConfig": "config",
@@ -29,18 +31,7 @@ _ROOMS = {
     "write_exported": "deploy.export",
 }
 
-__all__ = [
-    "FitConfig",
-    "FitDiverged",
-    "InputError",
-    "PolarizedModel",
-    "list_layers",
-    "merge",
-    "purify",
-    "to_exported",
-    "with_normalization",
-    "write_exported",
-]
+__all__ = [*_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
