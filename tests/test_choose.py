@@ -35,16 +35,25 @@ def small(monkeypatch):
 
 
 @pytest.fixture
-def suspected(monkeypatch):
-    """Class 1 stands out, whatever the perturbations say."""
+def accuse(monkeypatch):
+    """Let class 1 stand out by so much, whatever the perturbations say."""
     attempt = room.attempt
 
-    def found(*args, **options):
-        made = attempt(*args, **options)
-        excess = tuple(float(c == 1) for c in range(len(made.suspicion.excess)))
-        return replace(made, suspicion=replace(made.suspicion, excess=excess))
+    def by(lead: float) -> None:
+        def found(*args, **options):
+            made = attempt(*args, **options)
+            excess = tuple(lead * (c == 1) for c in range(len(made.suspicion.excess)))
+            return replace(made, suspicion=replace(made.suspicion, excess=excess))
 
-    monkeypatch.setattr(room, "attempt", found)
+        monkeypatch.setattr(room, "attempt", found)
+
+    return by
+
+
+@pytest.fixture
+def suspected(accuse):
+    """Class 1 stands out by all that a class can."""
+    accuse(1.0)
 
 
 def auto(net: nn.Module, clean=USUAL, **options):
@@ -115,9 +124,9 @@ def test_images_that_luck_may_have_lost_break_no_budget_where_nothing_is_suspect
 
 @pytest.mark.parametrize(("suspect", "least", "kept"), [(1, 0.0, True), (1, 0.02, False), (None, 0.0, False)])
 def test_a_doubt_that_may_be_luck_breaks_no_budget_where_a_backdoor_is_suspected(
-    small, monkeypatch, suspect, least, kept
+    small, monkeypatch, accuse, suspect, least, kept
 ):
-    monkeypatch.setattr(Suspicion, "target", property(lambda self: suspect))
+    accuse(0.0 if suspect is None else 1.0)
     monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.0, 0.0))
     monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.03, least))
     choice = auto(lively("skips"), layer="block", method="npd").choice
@@ -130,6 +139,31 @@ def test_a_budget_of_nothing_is_nothing(small, monkeypatch):
     monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (1 / len(self.held), 1.0))
     monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.0, 0.0))
     assert not auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=0.0).choice.within_budget
+
+
+@pytest.mark.parametrize(("lead", "doubt", "believed"), [(0.41, 0.01, True), (0.41, 0.012, False), (0.9, 0.03, True)])
+def test_a_suspect_is_cleared_where_stopping_it_costs_more_than_its_lead_is_worth(
+    small, monkeypatch, accuse, lead, doubt, believed
+):
+    """A trigger's short cut is closed at little cost; what is led to by a class's own features is not."""
+    accuse(lead)
+    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (doubt, 0.0))
+    choice = auto(lively("skips"), max_accuracy_drop=0.1).choice
+    suspects = [t.suspect for t in choice.trials]
+    assert suspects[0] == 1
+    assert set(suspects[1:]) == {1 if believed else None}
+    assert choice.suspicion.target == 1, "what the perturbations say stays on record"
+    assert choice.chosen
+    methods = {t.method for t in choice.trials}
+    assert methods == ({"npd", "r-cnpd"} if believed else {"npd"})
+
+
+def test_the_one_strength_that_is_given_is_the_one_of_all_trials_when_a_suspect_is_cleared(small, monkeypatch, accuse):
+    accuse(0.41)
+    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.02, 0.0))
+    choice = auto(lively("skips"), config=replace(SMALL, lambda_asr=0.07), max_accuracy_drop=0.1).choice
+    assert {t.suspect for t in choice.trials} == {1, None}
+    assert {t.strength for t in choice.trials} == {0.07}
 
 
 def test_nothing_outside_the_budget_is_returned(small, monkeypatch):

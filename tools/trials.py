@@ -35,9 +35,10 @@ class Watched(Chooser):
 class Every(Watched):
     """All strengths are tried."""
 
-    def climb(self, cut: Cut, pool: Pool, method: str) -> None:
-        for strength in self.strengths:
+    def climb(self, cut: Cut, pool: Pool, method: str) -> Pool:
+        for strength in self.tried:
             self.trial(cut, pool, method, strength)
+        return pool
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ class Trial:
             and the low end of the 95 % interval of doubt is: what may be luck breaks no budget. Without a suspect, and
             with 128 clean images or more, it is the low end for accuracy_drop, and doubt with some of the drop above.
         suspect: the class that the perturbed images were sent to, which are all that was fitted on and judged by; None:
-            all of them were. Scores of two suspects do not compare.
+            all of them were. Scores of two suspects do not compare. The first trial alone may have one, and clear it.
         look: 1: the perturbed images are those that fool the original model. 2: also those that fool it and the best
             polarizer of the first look; `score` and `repaired` count them.
         twice: fitted for twice as many steps as the others.
@@ -67,7 +67,7 @@ class Choice:
         repaired: share of the held-back perturbed images, all of which fooled the original model, that get their true
             class from what is returned; the mean over the families. `perturbed` is their number.
         suspicion: where the perturbations of the original model end. Where a class stands out, what was sent to it is
-            all that was fitted on and judged by.
+            all that was fitted on and judged by, unless the first trial has cleared it.
     """
 
     trials: tuple[Trial, ...]

@@ -5,8 +5,9 @@ polarizers of growing strength are fitted in seconds, on a part of the clean set
 judges: a score rewards perturbed images that get their class back and punishes lost clean accuracy, and the accuracy
 budget is a constraint. What is returned was fitted on the first part alone, so that the figures hold for it.
 
-Where a class stands out as a backdoor's target, what was sent to it is all that is fitted on and judged by. What still
-fools both the original model and the best polarizer is added for a second look.
+Where a class stands out as a backdoor's target, what was sent to it is all that is fitted on and judged by, unless the
+first such polarizer costs so much that these were ways into any such class, no short cut. What still fools both the
+original model and the best polarizer is added for a second look.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ FIRST = 2  # the place in STRENGTHS to begin at
 HELD_SHARE = 0.2  # of the clean set, for judging
 FEWEST = 10  # clean images with which anything can be judged
 DROP_PRICE = 10.0  # what a point of clean accuracy costs, in points of perturbed images that get their class back
+BELIEVED = 0.3  # what is left, at least, of the lead of a suspect when what it costs to stop it is taken off
 MOST_CHANNELS = 2048  # of a candidate layer
 LATE = 3  # candidate layers, from the end
 LOST_FREELY, OUT_OF = 2, 16  # held-back images, of at least so many: they tell nothing; of fewer, one
@@ -160,6 +162,7 @@ class Chooser:
         start: method, config, cut, mean and variance (C,) of what enters there -> a polarizer at the identity.
         budget: the largest drop of clean accuracy.
         few: judge and choose as with fewer than `FEW` images.
+        strengths: λ to choose from.
     """
 
     images: Tensor
@@ -171,18 +174,31 @@ class Chooser:
     seed: int
     progress: bool = False
     few: bool = False
+    strengths: tuple[float, ...] = STRENGTHS
 
     def __post_init__(self) -> None:
         self.trials, self._kept = list[Trial](), list[Chosen | None]()
         self.known = self.attempts.original.argmax(1) if self.labels is None else self.labels
         self.held, self.fitted_on = (rows.to(self.images.device) for rows in held_back(len(self.images), self.seed))
-        self.suspect, self.look, self._looked = self.attempts.suspicion.target, 1, -1
-        nobody = self.suspect is None and self.budget > 0
+        self.look, self._looked = 1, -1
+        self.turn_to(self.attempts.suspicion.target)
+
+    def turn_to(self, suspect: int | None) -> None:
+        """Fit and judge from here on by what was sent to one class, or where nothing is suspected, to all."""
+        self.suspect, nobody = suspect, suspect is None and self.budget > 0
         # Nothing tells then what is lost, and too little done may leave everything: the strength is given, and a weaker
         # one is tried only where it loses more than it may.
         self._blind, self._bold = nobody and self.few, nobody and not self.few
-        strengths = tuple(BESIDE_STILL * s for s in STRENGTHS) if self.few else STRENGTHS
-        self.strengths, self.firmest = strengths[: FIRST + 1] if self._blind else strengths, strengths[-1]
+        self.tried = self.strengths[: FIRST + 1] if self._blind else self.strengths
+
+    def clears(self, first: Trial) -> bool:
+        """Whether the first trial against a suspect shows that it is none.
+
+        A trigger's short cut is closed at little cost, where it is not led to by features that others share. A lead is
+        worth less by what closing it costs, at the price that accuracy has everywhere.
+        """
+        lead = self.attempts.suspicion.score - DROP_PRICE * first.doubt
+        return self.suspect is not None and len(self.trials) == 1 and not first.error and lead < BELIEVED
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
@@ -206,7 +222,7 @@ class Chooser:
         cut, and the first to be closed; to fit on what is none costs clean accuracy and stops nothing.
         """
         with suppress(FitDiverged):
-            polarizer = self.fitted(cut, pool, method, self.firmest).polarizer
+            polarizer = self.fitted(cut, pool, method, self.strengths[-1]).polarizer
             logits = pool.on_copies(polarizer, torch.arange(len(pool.copies.of), device=self.images.device))
             pool.copies.only(logits.argmax(1) == self.known[pool.copies.of])
 
@@ -214,20 +230,27 @@ class Chooser:
         """The perturbed copies of held-back images."""
         return torch.isin(pool.copies.of, self.held).nonzero()[:, 0]
 
-    def climb(self, cut: Cut, pool: Pool, method: str) -> None:
+    def climb(self, cut: Cut, pool: Pool, method: str) -> Pool:
         """Trials of one method at one cut: from the middle strength upwards while the budget is kept, else down.
 
         Where nothing is suspected it is the strength that stops a trigger, and one in between is tried as well.
+
+        Returns the pool, or a new one where the first trial has cleared the suspect.
         """
-        at = min(FIRST, len(self.strengths) - 1)
+        at = min(FIRST, len(self.tried) - 1)
         if self._blind:
             self.sift(cut, pool, method)
-        step = 1 if self.trial(cut, pool, method, self.strengths[at]).within_budget else -1
-        while 0 <= (at := at + step) < len(self.strengths):
-            if self.trial(cut, pool, method, self.strengths[at]).within_budget != (step > 0):
+        first = self.trial(cut, pool, method, self.tried[at])
+        if self.clears(first):
+            self.turn_to(None)
+            return self.climb(cut, self.pool(cut), method)
+        step = 1 if first.within_budget else -1
+        while 0 <= (at := at + step) < len(self.tried):
+            if self.trial(cut, pool, method, self.tried[at]).within_budget != (step > 0):
                 if self._bold:
-                    self.trial(cut, pool, method, math.sqrt(self.strengths[at] * self.strengths[at - step]))
+                    self.trial(cut, pool, method, math.sqrt(self.tried[at] * self.tried[at - step]))
                 break
+        return pool
 
     def fitted(self, cut: Cut, pool: Pool, method: str, strength: float, times: int = 1) -> Chosen:
         """A polarizer of so much strength, fitted for `times` as many steps as others."""
@@ -278,7 +301,8 @@ class Chooser:
         the strength may be worse by that much, and against a suspect, or of few images, the second look: the budget
         bounds what they cost, and what a few judges let through, the trigger may be.
         """
-        places = [i for i, t in enumerate(self.trials) if not t.error and (t.within_budget or not within)]
+        known = [i for i, t in enumerate(self.trials) if not t.error and t.suspect == self.suspect]
+        places = [i for i in known if self.trials[i].within_budget or not within]
         luck = LUCK / len(self.held) ** 0.5
 
         def worth(i: int) -> tuple[bool, int, float]:
@@ -318,7 +342,7 @@ class Chooser:
         self.look, self._looked = 2, place
         self.trials[place] = self.judged(replace(trial, look=2), pool, first.polarizer)
         if not self.trial(first.cut, pool, first.method, trial.strength, trial.twice).within_budget:
-            for strength in [s for s in self.strengths if s < trial.strength][-1:]:
+            for strength in [s for s in self.tried if s < trial.strength][-1:]:
                 self.trial(first.cut, pool, first.method, strength, trial.twice)
 
     def verdict(self, cut: Cut, pool: Pool, method: str) -> tuple[Chosen, Choice, Chosen | None]:
@@ -405,8 +429,9 @@ def choose(
     """
     base = FitConfig.in_rounds() if config is None else config
     few = config is None and len(images) < FEW
+    strengths: tuple[float, ...] = STRENGTHS if config is None else (config.lambda_asr,)
     if few:
-        base = replace(base, lambda_still=STILL, mix_views=True)
+        base, strengths = replace(base, lambda_still=STILL, mix_views=True), tuple(BESIDE_STILL * s for s in STRENGTHS)
     if base.loop != "rounds":
         raise InputError("config: found loop='batch', wanted 'rounds' to choose layer or method with, or both named")
     if len(images) < FEWEST:
@@ -422,9 +447,7 @@ def choose(
         attempts = attempt(whole, images, labels, base, seed=seed + 1, progress=progress)
     elif attempts.original.shape[0] != len(images) or len(attempts.suspicion.reached) != len(base.focus()):
         raise InputError("attempts: found those on other clean images or of another mixture")
-    chooser = Chooser(images, labels, attempts, base, start, max_accuracy_drop, seed, progress, few)
-    if config is not None:
-        chooser.strengths = (config.lambda_asr,)
+    chooser = Chooser(images, labels, attempts, base, start, max_accuracy_drop, seed, progress, few, strengths)
     first_method = "npd" if method == "auto" else method
 
     cuts, refused = list[Cut](), ""
@@ -441,8 +464,8 @@ def choose(
     leader: tuple[Cut, Pool] | None = None
     bar = Progress(len(cuts), "layers", enabled=progress)
     for at in bar:
-        pool, best = chooser.pool(cuts[at]), chooser.best()
-        chooser.climb(cuts[at], pool, first_method)
+        best = chooser.best()
+        pool = chooser.climb(cuts[at], chooser.pool(cuts[at]), first_method)
         if leader is None or chooser.best() != best:
             leader = cuts[at], pool
         bar.note(f"{cuts[at].layer}: {chooser.trials[-1].repaired:.2f} repaired")
