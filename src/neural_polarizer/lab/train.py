@@ -86,6 +86,9 @@ class Tampering:
 
     learners: Sequence[Learner] = ()
 
+    def enter(self, model: nn.Module) -> None:
+        """The network that is about to be trained; called once, before `learners` and the first batch."""
+
     def batch(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         """A batch of float images (B, C, H, W) and labels (B,) as the attacker wants it, and a loss of its own."""
         return images, labels, None
@@ -133,6 +136,7 @@ def train(
         value = F.cross_entropy(logits.float(), labels)
         return value if extra is None else value + extra
 
+    acts.enter(model)
     model.train()
     run_loop(
         [Learner(model, optimizer, one_cycle(optimizer, recipe.lr, recipe.steps(len(data)))), *acts.learners],

@@ -1,4 +1,4 @@
-"""What holds for all twelve attacks."""
+"""What holds for all thirteen attacks."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_bad_options(name):
 
 def test_the_split_of_the_attacks_is_fixed():
     assert DEVELOPMENT_ATTACKS == ("badnets", "blended", "wanet")
-    assert len(ATTACKS) == 12
+    assert len(ATTACKS) == 13
     with pytest.raises(InputError, match="attack: found 'bad'"):
         build_attack("bad", {})
 

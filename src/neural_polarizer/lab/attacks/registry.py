@@ -18,6 +18,7 @@ from .ftrojan import FTrojan
 from .input_aware import InputAware
 from .label_consistent import LabelConsistent
 from .low_frequency import LowFrequency
+from .polarizer_aware import PolarizerAware
 from .sig import SIG
 from .ssba import SSBA
 from .trojannn import TrojanNN
@@ -38,6 +39,7 @@ ATTACKS: dict[str, type[Attack]] = {
         LabelConsistent,
         FTrojan,
         AdaptiveBlend,
+        PolarizerAware,
     )
 }
 
