@@ -18,6 +18,7 @@ from neural_polarizer.cut import Cut
 from neural_polarizer.graph import GraphCut
 from neural_polarizer.kept import Kept, parts_by_row
 from neural_polarizer.mixture import Family
+from neural_polarizer.perturb import Descent
 from neural_polarizer.polarizers import Full
 from neural_polarizer.pool import Copies, Pool
 from neural_polarizer.sweep import Sweep
@@ -667,12 +668,37 @@ def test_the_best_of_what_can_be_tried_for_each_class():
 
     threat = Wave(radius=1.0, grid=6, share="target")
     for size in (1, 40, 1000):
-        found = rounds_room.scan(threat, forward, x, y, 3, size, torch.Generator().manual_seed(0))
+        found, _ = rounds_room.scan(threat, forward, x, y, 3, size, torch.Generator().manual_seed(0))
         for number, wave in enumerate(waves):
             pattern = (threat.act(found[[number + 1]], torch.full((1, 3, 8, 8), 0.5)) - 0.5)[0, 0]
             torch.testing.assert_close(pattern, wave / wave.expand(3, 8, 8).norm(), atol=1e-4, rtol=0)
     assert rounds_room.scan(Flow(share="target"), forward, x, y, 3, 8, torch.Generator()) is None
     assert rounds_room.scan(Wave(share="sample"), forward, x, y, 3, 8, torch.Generator()) is None
+
+
+def test_what_was_found_is_ranked_on_other_images_and_the_best_get_the_focus():
+    """Of the few images that it was found on, another class's wave may send as many or more."""
+    calls, reached = [], []
+
+    def forward(images):
+        """All of the images that candidates are tried on seem to end in class 1, and all others do in class 2."""
+        calls.append(len(images))
+        return torch.tensor([0.5, len(calls) <= 2, len(calls) > 2]).expand(len(images), 3)
+
+    threat, x, y = Wave(radius=0.1, grid=2, share="target"), images(70)[:, :1], torch.zeros(70, dtype=torch.long)
+    found, order = rounds_room.scan(threat, forward, x, y, 3, 10_000, torch.Generator().manual_seed(0))
+    assert len(calls) == 3
+    assert calls[-1] == 3 * (70 - rounds_room.SCANNED)
+    assert order.tolist() == [2, 0, 1]
+
+    def keep(own, tried, targets):
+        reached.append(targets)
+        return torch.full_like(own, 1)  # whatever was asked for
+
+    how, order = Descent(steps=0, step=0.1), torch.Generator().manual_seed(0)
+    sweep = Sweep(threat, how, lambda x, targets: forward(x), x, y, 8, order, (found, torch.tensor([2, 0, 1])))
+    sweep.run(torch.arange(70), "random", 3, 1, keep)
+    assert set(reached[-1].tolist()) == {2}
 
 
 def test_patterns_begin_with_what_was_found(monkeypatch):

@@ -50,7 +50,7 @@ class Attempts:
     found: list[Attempt]
     suspicion: Suspicion
     layout: torch.memory_format
-    begin: Sequence[Tensor | None] = ()
+    begin: Sequence[tuple[Tensor, Tensor] | None] = ()
 
     def sent_to(self, suspect: int | None) -> Attempts:
         """Those sent to one class, where one is suspected, by the families that `Suspicion.leading` names.
@@ -122,7 +122,7 @@ def attempt(
         said = torch.cat([forward(b.contiguous(memory_format=layout)) for b in views.split(size)])
     original, predictions, classes = said[: len(images)], said.argmax(1), said.shape[1]
     labels = (original.argmax(1) if labels is None else labels)[of]
-    tallies, found, begin = list[Tally](), list[Attempt](), list[Tensor | None]()
+    tallies, found, begin = list[Tally](), list[Attempt](), list[tuple[Tensor, Tensor] | None]()
 
     hasty = quick(forward, images)
 

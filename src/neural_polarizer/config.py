@@ -38,8 +38,8 @@ _IN_ROUNDS: dict[str, Any] = {
         Family(threat="l2", radius=1.0, share="target", steps=20, step=0.2, focus=2),
         Family(threat="l2", radius=3.0, share="target", steps=20, step=0.2, focus=2),
         Family(threat="smooth", radius=2.0, grid=16, share="target", steps=20, step=0.2, focus=2),
-        Family(threat="wave", radius=4.5, grid=24, share="target", steps=0, focus=4),
-        Family(threat="wave", radius=9.0, grid=24, share="target", steps=0, focus=4),
+        Family(threat="wave", radius=4.5, grid=24, share="target", steps=0, focus=2),
+        Family(threat="wave", radius=9.0, grid=24, share="target", steps=0, focus=2),
         Family(threat="flow", radius=1.5, share="target", steps=20, step=0.2, rule="sign", focus=2),
         Family(threat="patch", radius=3, share="target", steps=20, step=0.2, focus=2),
         Family(threat="patch", radius=5, share="target", steps=20, step=0.2, focus=2),
@@ -205,7 +205,7 @@ class FitConfig:
                 raise InputError("loop: found 'batch' with options of the other loop, wanted 'rounds'")
             return
         if self.views and self.benign != "original":
-            raise InputError(f"benign: found {self.benign!r}, wanted 'original': labels may not survive the views")
+            raise InputError(f"benign: found {self.benign!r} with views, wanted 'original': no label may survive")
         if self.target in ("runner-up", "none"):
             raise InputError(f"target: found {self.target!r}, wanted 'random' or a class index for loop='rounds'")
         if self.conditioning != "predicted":

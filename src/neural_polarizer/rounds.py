@@ -34,7 +34,7 @@ from .spread import spread
 from .sweep import Sweep
 from .views import moved_and_mirrored
 
-GLANCED, SCANNED = 8, 32  # images that a candidate is tried on, and that the best of them are tried on
+GLANCED, SCANNED, RANKED = 8, 32, 256  # images that a candidate is tried on, the best of them, and the best of all
 BEST = 8  # candidates of every class that are tried on more images
 MOST_TRIED = 1250  # clean images that one family perturbs, others for every family: a step draws one copy of an image
 FEWEST = 10  # images that one perturbs at least, however large they are
@@ -146,12 +146,15 @@ def scan(
     classes: int,
     pass_size: int,
     order: torch.Generator,
-) -> Tensor | None:
-    """Of a threat model's candidates, the one that sends most images to each class: (K, ...); None: it has none."""
+) -> tuple[Tensor, Tensor] | None:
+    """Of a threat model's candidates, the one that sends most images to each class: (K, ...); None: it has none.
+
+    Also the classes (K,) by how many of other images these send there, most first: the best of many is best by luck.
+    """
     every = threat.candidates(images) if threat.share == "target" else None
     if every is None:
         return None
-    rows = torch.randperm(len(images), generator=order)[:SCANNED].to(images.device)
+    rows = torch.randperm(len(images), generator=order)[:RANKED].to(images.device)
     x, wrong = images[rows], F.one_hot(labels[rows], classes) == 0
 
     def counted(candidates: Tensor, first: int, last: int) -> Tensor:
@@ -168,7 +171,8 @@ def scan(
         glance = counted(every, 0, GLANCED)
         best = glance.topk(min(BEST, len(every)), dim=0).indices.unique()
         rest = counted(every[best], GLANCED, SCANNED) if len(x) > GLANCED else 0
-        return every[best[(glance[best] + rest).argmax(0)]]
+        found = every[best[(glance[best] + rest).argmax(0)]]
+        return found, counted(found, min(SCANNED, len(x) // 2), RANKED).diagonal().argsort(descending=True, stable=True)
 
 
 def fastest_layout(forward: Callable[[Tensor], Tensor], images: Tensor) -> torch.memory_format:

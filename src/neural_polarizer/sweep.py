@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .outer import wrong_targets
 from .perturb import Descent, ThreatModel, descend, learn_patterns
-from .spread import rows_of, spread
+from .spread import spread
 
 GROUP = 16  # universal perturbations that are learned at a time, so that a batch has several images for each
 FOCUS_BATCH = 64  # images of a step that one universal perturbation has for itself
@@ -32,7 +32,8 @@ class Sweep:
         images, labels: (N, C, H, W) in [0, 1] and (N,).
         batch_size: images of a step.
         order: the CPU generator to draw with.
-        begin: what patterns start from, for every class (K, ...), if not from nothing; see `rounds.scan`.
+        begin: what patterns start from, for every class (K, ...), and the classes (K,) that they reach most, first; see
+            `rounds.scan`. None: from nothing.
     """
 
     threat: ThreatModel
@@ -42,7 +43,7 @@ class Sweep:
     labels: Tensor
     batch_size: int
     order: torch.Generator
-    begin: Tensor | None = None
+    begin: tuple[Tensor, Tensor] | None = None
 
     def run(self, own: Tensor, rule: str | int, classes: int, focus: int, keep: Keep) -> Tally:
         """Perturb everything, then more towards the `focus` classes reached most.
@@ -54,7 +55,7 @@ class Sweep:
         tally = Tally(classes, self.images.device)
         for rows, found, targets in self.everywhere(rule, classes):
             tally.add(keep(own[rows], found, targets), self.labels[rows])
-        leading = tally.most(focus)
+        leading = tally.most(focus) if self.begin is None else self.begin[1][:focus]
         tally.reached[leading] = tally.possible[leading] = 0
         for rows, found, targets in self.focused(leading):
             tally.add(keep(own[rows], found, targets), self.labels[rows], int(targets[0]))
@@ -112,7 +113,7 @@ class Sweep:
     def _learned(self, images: Tensor, labels: Tensor, targets: Tensor, batch_size: int) -> Tensor:
         return learn_patterns(
             self.threat, self.attacked, images, labels, targets, self.how, batch_size=batch_size, order=self.order,
-            begin=rows_of(self.begin, targets),
+            begin=self.begin and self.begin[0].index_select(0, targets),
         )  # fmt: skip
 
 
