@@ -61,8 +61,10 @@ class PolarizerAware(TrainingTimeAttack, BadNets):
         super().__post_init__()
         if self.strength <= 0 or self.weight <= 0:
             raise InputError(f"strength, weight: found {self.strength}, {self.weight}, wanted numbers above 0")
-        if self.poisoning_ratio > 0.5:
-            raise InputError(f"poisoning_ratio: found {self.poisoning_ratio}, wanted as many clean images beside them")
+        if self.poisoning_ratio > 0.4:
+            raise InputError(
+                f"poisoning_ratio: found {self.poisoning_ratio}, wanted at most 0.4: half of a batch has both"
+            )
 
     def tampering(self, attacker: Attacker, steps: int) -> Tampering:
         return Sparring(self, attacker, steps)
@@ -83,36 +85,39 @@ class Sparring(Tampering):
         self.polarizer = Full(known[name].channels, known[name].channel_dim).to(few.device)
         self.learners: list[Learner] = [adam(self.polarizer, LR, self.steps)]
 
-    def batch(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        count = round(len(images) * self.attack.poisoning_ratio)
-        triggered = self.attack.trigger(images[:count])
-        wanted, own = self.attack.relabel(labels[:count], self.attacker.classes), labels[: 2 * count]
-        some, aims = torch.cat([triggered, images[count : 2 * count]]), torch.cat([wanted, own[count:]])
+    def batch(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        count, half = round(len(images) * self.attack.poisoning_ratio), (len(images) + 1) // 2
+        poisoned = torch.cat([self.attack.trigger(images[:count]), images[count:]])
+        wanted = torch.cat([self.attack.relabel(labels[:count], self.attacker.classes), labels[count:]])
+        if not 0 < count < half:  # the last batch of an epoch may be too small for both kinds
+            return poisoned, wanted, None
         learning = dict(self.model.named_parameters())
         frozen, fixed = ({k: v.detach() for k, v in w} for w in (learning.items(), self.polarizer.named_parameters()))
-        through = self.logits(some, learning, lambda m: functional_call(self.polarizer, fixed, (m,)))
-        stopped = self.logits(some, frozen, self.polarizer)
-        stop = losses.ce_loss(stopped[:count], own[:count]) + losses.asr_loss(stopped[:count], wanted)
-        keep = losses.bn_loss(stopped[count:], own[count:])
-        extra = self.attack.weight * F.cross_entropy(through, aims) + keep + self.attack.strength * stop
-        return torch.cat([triggered, images[count:]]), torch.cat([wanted, labels[count:]]), extra
+        through = self.logits(poisoned[:half], learning, lambda m: functional_call(self.polarizer, fixed, (m,)))
+        stopped = self.logits(poisoned[:half], frozen, self.polarizer)
+        stop = losses.ce_loss(stopped[:count], labels[:count]) + losses.asr_loss(stopped[:count], wanted[:count])
+        keep = losses.bn_loss(stopped[count:], labels[count:half])
+        extra = self.attack.weight * F.cross_entropy(through, wanted[:half]) + keep + self.attack.strength * stop
+        return poisoned, wanted, extra
 
     def logits(self, images: Tensor, weights: Mapping[str, Tensor], edit: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the network says of images through a polarizer, as whoever uses it will: in eval mode."""
+        """What the network says of images through a polarizer; running statistics are left alone.
+
+        In train mode as all of the training: with running statistics, which lag behind the weights, it diverges.
+        """
+        passing = {k: v.clone() for k, v in self.model.named_buffers()}
         with self.standing(edit), self.attacker.recipe.autocast(images.device):
-            return logits_of(functional_call(self.model, dict(weights), (images,))).float()
+            return logits_of(functional_call(self.model, {**weights, **passing}, (images,))).float()
 
     @contextmanager
     def standing(self, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Within: `edit` stands before the layer, and the network is in eval mode."""
+        """Within: `edit` stands before the layer."""
 
         def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             return (edit(args[0]), *args[1:])
 
-        handle, was = self.layer.register_forward_pre_hook(before), self.model.training
-        self.model.eval()
+        handle = self.layer.register_forward_pre_hook(before)
         try:
             yield
         finally:
-            self.model.train(was)
             handle.remove()
