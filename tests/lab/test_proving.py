@@ -44,7 +44,7 @@ def test_two_attacks_on_digits(tmp_path):
 @pytest.mark.slow
 def test_every_attack_on_digits(tmp_path):
     proofs = run_attacks(tmp_path, victim(), LABELS, target=8, progress=False)
-    assert len(proofs) == 13
+    assert len(proofs) == 14
     for proof in proofs:
         check(proof)
 
