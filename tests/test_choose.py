@@ -141,13 +141,35 @@ def test_a_budget_of_nothing_is_nothing(small, monkeypatch):
     assert not auto(lively("skips"), layer="block", method="npd", max_accuracy_drop=0.0).choice.within_budget
 
 
-@pytest.mark.parametrize(("lead", "doubt", "believed"), [(0.41, 0.01, True), (0.41, 0.012, False), (0.9, 0.03, True)])
-def test_a_suspect_is_cleared_where_stopping_it_costs_more_than_its_lead_is_worth(
-    small, monkeypatch, accuse, lead, doubt, believed
+@pytest.fixture
+def doubted(monkeypatch):
+    """Let polarizers against a suspect have one doubt, and those against all classes another."""
+
+    def by(against_one: float, against_all: float) -> None:
+        def doubt(self, pool, polarizer):
+            return (against_all if self.suspect is None else against_one), 0.0
+
+        monkeypatch.setattr(room.Chooser, "doubt", doubt)
+
+    return by
+
+
+@pytest.mark.parametrize(
+    ("lead", "against_one", "against_all", "believed"),
+    [
+        (0.41, 0.010, 0.001, True),  # the lead is worth more than that
+        (0.41, 0.012, 0.001, False),
+        (0.41, 0.012, 0.006, True),  # twice as much as against all classes is not yet too much
+        (0.41, 0.012, 0.0059, False),
+        (0.9, 0.03, 0.001, True),
+    ],
+)
+def test_a_suspect_is_cleared_where_stopping_it_costs_more_than_its_lead_is_worth_and_than_all_classes(
+    small, accuse, doubted, lead, against_one, against_all, believed
 ):
     """A trigger's short cut is closed at little cost; what is led to by a class's own features is not."""
     accuse(lead)
-    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (doubt, 0.0))
+    doubted(against_one, against_all)
     choice = auto(lively("skips"), max_accuracy_drop=0.1).choice
     suspects = [t.suspect for t in choice.trials]
     assert suspects[0] == 1
@@ -158,9 +180,9 @@ def test_a_suspect_is_cleared_where_stopping_it_costs_more_than_its_lead_is_wort
     assert methods == ({"npd", "r-cnpd"} if believed else {"npd"})
 
 
-def test_the_one_strength_that_is_given_is_the_one_of_all_trials_when_a_suspect_is_cleared(small, monkeypatch, accuse):
+def test_the_one_strength_that_is_given_is_the_one_of_all_trials_when_a_suspect_is_cleared(small, accuse, doubted):
     accuse(0.41)
-    monkeypatch.setattr(room.Chooser, "doubt", lambda self, pool, g: (0.02, 0.0))
+    doubted(0.02, 0.001)
     choice = auto(lively("skips"), config=replace(SMALL, lambda_asr=0.07), max_accuracy_drop=0.1).choice
     assert {t.suspect for t in choice.trials} == {1, None}
     assert {t.strength for t in choice.trials} == {0.07}

@@ -64,9 +64,7 @@ def check_images(argument: str, images: Tensor) -> Tensor:
     if len(images) == 0:
         raise InputError(f"{argument}: found no image at all, wanted at least one")
     if not images.is_floating_point():
-        raise InputError(
-            f"{argument}: found {images.dtype}, wanted floating point in [0, 1]; divide 8-bit images by 255"
-        )
+        raise InputError(f"{argument}: found {images.dtype}, wanted floats in [0, 1]; divide 8-bit images by 255")
     low, high = images.amin().item(), images.amax().item()  # NaN anywhere comes out as NaN here
     if not (low >= 0 and high <= 1):
         raise InputError(
@@ -84,10 +82,7 @@ def check_labels(argument: str, labels: Tensor, count: int, classes: int) -> Ten
         raise InputError(f"{argument}: found labels of shape {tuple(labels.shape)}, wanted ({count},)")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise InputError(
-            f"{argument}: found labels from {low} to {high}, wanted 0 to {classes - 1} "
-            f"(the model has {classes} classes)"
-        )
+        raise InputError(f"{argument}: found labels from {low} to {high}, wanted 0 to {classes - 1}, as in the model")
     return labels.long()
 
 

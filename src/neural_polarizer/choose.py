@@ -38,7 +38,8 @@ FIRST = 2  # the place in STRENGTHS to begin at
 HELD_SHARE = 0.2  # of the clean set, for judging
 FEWEST = 10  # clean images with which anything can be judged
 DROP_PRICE = 10.0  # what a point of clean accuracy costs, in points of perturbed images that get their class back
-BELIEVED = 0.3  # what is left, at least, of the lead of a suspect when what it costs to stop it is taken off
+BELIEVED = 0.3  # of the lead of a suspect, with what it costs to stop it taken off: under it, the suspect may be none
+DEARER = 2.0  # times the doubt of a polarizer against all classes, that one against a suspect has where it is none
 MOST_CHANNELS = 2048  # of a candidate layer
 LATE = 3  # candidate layers, from the end
 LOST_FREELY, OUT_OF = 2, 16  # held-back images, of at least so many: they tell nothing; of fewer, one
@@ -191,14 +192,19 @@ class Chooser:
         self._blind, self._bold = nobody and self.few, nobody and not self.few
         self.tried = self.strengths[: FIRST + 1] if self._blind else self.strengths
 
-    def clears(self, first: Trial) -> bool:
-        """Whether the first trial against a suspect shows that it is none.
+    def clears(self, cut: Cut, method: str, first: Trial) -> bool:
+        """Whether the first trial against a suspect shows that it is none; then nothing is suspected from here on.
 
-        A trigger's short cut is closed at little cost, where it is not led to by features that others share. A lead is
-        worth less by what closing it costs, at the price that accuracy has everywhere.
+        A trigger is a short cut, and closing it costs less than closing all ways there are, or little more. Where the
+        lead is worth little at the price that accuracy has everywhere, one polarizer against all classes says which.
         """
-        lead = self.attempts.suspicion.score - DROP_PRICE * first.doubt
-        return self.suspect is not None and len(self.trials) == 1 and not first.error and lead < BELIEVED
+        suspect, lead = self.suspect, self.attempts.suspicion.score - DROP_PRICE * first.doubt
+        if suspect is not None and len(self.trials) == 1 and not first.error and lead < BELIEVED:
+            self.turn_to(None)
+            pool = self.pool(cut)
+            doubt, _ = self.doubt(pool, self.fitted(cut, pool, method, first.strength).polarizer)
+            self.turn_to(suspect if first.doubt <= DEARER * doubt else None)
+        return self.suspect != suspect
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
@@ -241,8 +247,7 @@ class Chooser:
         if self._blind:
             self.sift(cut, pool, method)
         first = self.trial(cut, pool, method, self.tried[at])
-        if self.clears(first):
-            self.turn_to(None)
+        if self.clears(cut, method, first):
             return self.climb(cut, self.pool(cut), method)
         step = 1 if first.within_budget else -1
         while 0 <= (at := at + step) < len(self.tried):

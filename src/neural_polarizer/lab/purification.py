@@ -143,6 +143,10 @@ def verdict(p: Purification) -> list[str]:
         if s.target is not None
         else "No class stands out as a backdoor's target; that is no proof that there is none."
     )
+    if s.target is not None and c.trials[-1].suspect is None:
+        out.append(
+            "It was cleared: what leads there costs too much to stop for a backdoor, and all classes are guarded alike."
+        )
     own, everything = p.purified.get_nb_trainable_parameters()
     out.append(
         f"{own:,} parameters added to {everything - own:,}; {p.latency[0]:.2f} ms per image before, "
