@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,30 @@ def test_a_budget_that_nothing_keeps_is_status_3_and_the_original_model(place, m
     same = PolarizedModel.from_pretrained(base, out / "polarizer")
     torch.testing.assert_close(same(x), base(x), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(PolarizedModel.from_pretrained(base, out / "over_budget")(x), base(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("believed", [False, True])
+def test_a_suspect_that_was_cleared_is_told_with_why(place, monkeypatch, capsys, believed):
+    from neural_polarizer import choose
+
+    attempt = choose.attempt
+
+    def led(*args, **options):
+        made = attempt(*args, **options)
+        return replace(made, suspicion=replace(made.suspicion, excess=(0.0, 0.41, 0.0, 0.0, 0.0)))
+
+    def clears(self, cut, method, first):
+        if believed or self.suspect is None:
+            return False
+        self.turn_to(None)
+        return True
+
+    monkeypatch.setattr(choose, "attempt", led)
+    monkeypatch.setattr(choose.Chooser, "clears", clears)
+    run(monkeypatch, "purify", *asked(place, "--out", place / "out", "--layer", "fc", "--max-accuracy-drop", "1"))
+    said = capsys.readouterr().out
+    assert "One class stands out as if it were a backdoor's target: 1, reached by 41% more" in said
+    assert ("It was cleared" in said) == (not believed)
 
 
 @pytest.mark.parametrize(
