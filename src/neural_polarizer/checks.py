@@ -82,7 +82,7 @@ def check_labels(argument: str, labels: Tensor, count: int, classes: int) -> Ten
         raise InputError(f"{argument}: found labels of shape {tuple(labels.shape)}, wanted ({count},)")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise InputError(f"{argument}: found labels from {low} to {high}, wanted 0 to {classes - 1}, as in the model")
+        raise InputError(f"{argument}: found labels from {low} to {high}, wanted 0 to {classes - 1}: {classes} classes")
     return labels.long()
 
 
