@@ -80,9 +80,9 @@ def check_labels(argument: str, labels: Tensor, count: int, classes: int) -> Ten
         raise InputError(f"{argument}: found labels of type {labels.dtype}, wanted integers (class indices)")
     if labels.shape != (count,):
         raise InputError(f"{argument}: found labels of shape {tuple(labels.shape)}, wanted ({count},)")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise InputError(f"{argument}: found labels from {low} to {high}, wanted 0 to {classes - 1}: {classes} classes")
+    low, top = int(labels.min()), int(labels.max())
+    if low < 0 or top >= classes:
+        raise InputError(f"{argument}: found labels from {low} to {top}, wanted 0 to {classes - 1} ({classes} classes)")
     return labels.long()
 
 
