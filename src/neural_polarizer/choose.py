@@ -201,8 +201,9 @@ class Chooser:
         suspect, lead = self.suspect, self.attempts.suspicion.score - DROP_PRICE * first.doubt
         if suspect is not None and len(self.trials) == 1 and not first.error and lead < BELIEVED:
             self.turn_to(None)
-            pool = self.pool(cut)
-            doubt, _ = self.doubt(pool, self.fitted(cut, pool, method, first.strength).polarizer)
+            doubt = first.doubt  # where it cannot be told, the suspect stays
+            with suppress(FitDiverged):
+                doubt, _ = self.doubt(pool := self.pool(cut), self.fitted(cut, pool, method, first.strength).polarizer)
             self.turn_to(suspect if first.doubt <= DEARER * doubt else None)
         return self.suspect != suspect
 

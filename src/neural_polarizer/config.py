@@ -191,9 +191,7 @@ class FitConfig:
         if self.mergeable and not STRUCTURES[self.structure].affine:
             raise InputError(f"mergeable: found True for structure {self.structure!r}, which no layer can take up")
         if self.micro_batch is not None and self.statistics == "batch":
-            raise InputError(
-                f"micro_batch: found {self.micro_batch} with statistics='batch', wanted None: they do not add up"
-            )
+            raise InputError(f"micro_batch: found {self.micro_batch} with statistics='batch', wanted None: not a sum")
         object.__setattr__(self, "mixture", read_mixture(self.mixture))
         self._fits_its_loop()
 
