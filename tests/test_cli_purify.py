@@ -110,6 +110,27 @@ def test_a_suspect_that_was_cleared_is_told_with_why(place, monkeypatch, capsys,
 
 
 @pytest.mark.parametrize(
+    ("count", "said"), [(0, ""), (3, "0: 0, 1, 2);"), (11, "0: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...);")]
+)
+def test_clean_images_that_carry_the_trigger_are_named(place, monkeypatch, capsys, count, said):
+    from neural_polarizer import choose
+
+    verdict = choose.Chooser.verdict
+
+    def found(self, *args):
+        self.poisoned = tuple(range(count))
+        return verdict(self, *args)
+
+    monkeypatch.setattr(choose.Chooser, "verdict", found)
+    out = place / "out"
+    run(monkeypatch, "purify", *asked(place, "--out", out, "--layer", "fc", "--max-accuracy-drop", "1"))
+    told = " ".join(capsys.readouterr().out.split())
+    assert (f"{count} of the clean images seem to carry its trigger" in told) == (count > 0)
+    assert said in told
+    assert len(json.loads((out / "metrics.json").read_text())["choice"]["poisoned"]) == count
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--max-accuracy-drop", "2"), "max_accuracy_drop: found 2.0"),

@@ -6,15 +6,16 @@ judges: a score rewards perturbed images that get their class back and punishes 
 budget is a constraint. What is returned was fitted on the first part alone, so that the figures hold for it.
 
 Where a class stands out as a backdoor's target, what was sent to it is all that is fitted on and judged by, unless the
-first such polarizer costs so much that these were ways into any such class, no short cut. What still fools both the
-original model and the best polarizer is added for a second look.
+first such polarizer costs so much that these were ways into any such class, no short cut. Clean images that seem to
+carry its trigger are left out. What still fools both the original model and the best polarizer is added for a second
+look.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,7 @@ from .cut import Cut, frozen_view, list_layers, logits_of
 from .errors import InputError
 from .history import History
 from .outer import FitDiverged
+from .poisoned import poisoned
 from .polarizers import Polarizer
 from .pool import Pool
 from .progress import Progress
@@ -180,9 +182,16 @@ class Chooser:
     def __post_init__(self) -> None:
         self.trials, self._kept = list[Trial](), list[Chosen | None]()
         self.known = self.attempts.original.argmax(1) if self.labels is None else self.labels
-        self.held, self.fitted_on = (rows.to(self.images.device) for rows in held_back(len(self.images), self.seed))
+        self.leave_out(())
         self.look, self._looked = 1, -1
         self.turn_to(self.attempts.suspicion.target)
+
+    def leave_out(self, rows: Sequence[int]) -> None:
+        """Neither fit on nor judge by these clean images."""
+        parts, out = held_back(len(self.images), self.seed), torch.tensor(rows, dtype=torch.long)
+        held, fitted_on = (part[~torch.isin(part, out)].to(self.images.device) for part in parts)
+        if len(held) > 1:  # or nothing could be judged
+            self.poisoned, self.held, self.fitted_on = tuple(rows), held, fitted_on
 
     def turn_to(self, suspect: int | None) -> None:
         """Fit and judge from here on by what was sent to one class, or where nothing is suspected, to all."""
@@ -205,7 +214,22 @@ class Chooser:
             with suppress(FitDiverged):
                 doubt, _ = self.doubt(pool := self.pool(cut), self.fitted(cut, pool, method, first.strength).polarizer)
             self.turn_to(suspect if first.doubt <= DEARER * doubt else None)
+        if self.suspect != suspect:
+            self.leave_out(())
         return self.suspect != suspect
+
+    def find_poisoned(self, cut: Cut, pool: Pool, method: str) -> None:
+        """Leave out the clean images that seem to carry the suspect's trigger, unless they are most of the set."""
+        original = self.attempts.original
+        other = original.argmax(1).ne(self.suspect or 0)
+        if self.suspect is None or not other.any():
+            return
+        with suppress(FitDiverged):
+            strength, every = self.tried[min(FIRST, len(self.tried) - 1)], torch.arange(len(other), device=other.device)
+            polarizer = self.fitted(cut, pool, method, strength, rows=every[other]).polarizer
+            found = poisoned(original, pool.on_clean(polarizer, every), self.suspect)
+            if 2 * len(found) < len(other):
+                self.leave_out(found.tolist())
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
@@ -247,6 +271,8 @@ class Chooser:
         at = min(FIRST, len(self.tried) - 1)
         if self._blind:
             self.sift(cut, pool, method)
+        if not self.trials:
+            self.find_poisoned(cut, pool, method)
         first = self.trial(cut, pool, method, self.tried[at])
         if self.clears(cut, method, first):
             return self.climb(cut, self.pool(cut), method)
@@ -258,13 +284,16 @@ class Chooser:
                 break
         return pool
 
-    def fitted(self, cut: Cut, pool: Pool, method: str, strength: float, times: int = 1) -> Chosen:
-        """A polarizer of so much strength, fitted for `times` as many steps as others."""
+    def fitted(
+        self, cut: Cut, pool: Pool, method: str, strength: float, times: int = 1, rows: Tensor | None = None
+    ) -> Chosen:
+        """A polarizer of so much strength, fitted for `times` as many steps as others, or on other clean images."""
+        rows = self.fitted_on if rows is None else rows
         config = replace(self.config, epochs=times * self.config.epochs, least_steps=times * self.config.least_steps)
         if strength != config.lambda_asr:
             config = replace(config, lambda_ce=strength, lambda_max=strength, lambda_asr=strength)
         polarizer, order = self.start(method, config, cut, *pool.statistics()), torch.Generator().manual_seed(self.seed)
-        history = pool.fit(polarizer, config, order, rows=self.fitted_on, progress=False)
+        history = pool.fit(polarizer, config, order, rows=rows, progress=False)
         return Chosen(polarizer, cut.layer, method, config, history, cut)
 
     def trial(self, cut: Cut, pool: Pool, method: str, strength: float, twice: bool = False) -> Trial:
@@ -365,7 +394,7 @@ class Chooser:
             trials=tuple(self.trials), chosen=place, best=best, max_accuracy_drop=self.budget,
             labelled=self.labels is not None, held_back=len(self.held), accuracy_before=before, accuracy_after=after,
             accuracy_drop=drop, drop_interval=(drop - spread, drop + spread), perturbed=len(self.judges(pool)),
-            repaired=self.repaired(pool, taken.polarizer), suspicion=self.attempts.suspicion,
+            repaired=self.repaired(pool, taken.polarizer), suspicion=self.attempts.suspicion, poisoned=self.poisoned,
         )  # fmt: skip
         return taken, choice, outside
 

@@ -28,6 +28,7 @@ from .evidence import class_names, evidence_of, rates_note, rates_table
 from .machine import machine, versions
 
 DONE, NOT_MET = 0, 3  # exit statuses
+SAID = 10  # clean images that the verdict names
 REPEATS, BATCH = 5, 16  # of the latency
 
 
@@ -146,6 +147,12 @@ def verdict(p: Purification) -> list[str]:
     if s.target is not None and c.trials[-1].suspect is None:
         out.append(
             "It was cleared: what leads there costs too much to stop for a backdoor, and all classes are guarded alike."
+        )
+    if c.poisoned:
+        some = ", ".join(map(str, c.poisoned[:SAID])) + ", ..." * (len(c.poisoned) > SAID)
+        out.append(
+            f"{len(c.poisoned)} of the clean images seem to carry its trigger (counted from 0: {some}); nothing was "
+            "fitted on them or judged by them. Look at them, and where they came from."
         )
     own, everything = p.purified.get_nb_trainable_parameters()
     out.append(
