@@ -631,18 +631,18 @@ def test_where_a_class_is_suspected_the_best_is_fitted_once_more_for_twice_as_ma
 
 
 @pytest.mark.parametrize(
-    ("arch", "shape", "classes"),
+    ("arch", "shape", "classes", "layer"),
     [
-        ("small_resnet", (1, 28, 28), 10),
-        ("preact_resnet18", (3, 32, 32), 2),
-        ("vgg19_bn", (3, 32, 32), 43),
-        ("small_resnet", (3, 64, 64), 300),
+        ("small_resnet", (1, 28, 28), 10, "auto"),
+        ("preact_resnet18", (3, 32, 32), 2, "layer4.1"),
+        ("vgg19_bn", (3, 32, 32), 43, "features.49"),
+        ("small_resnet", (3, 64, 64), 300, "layer3"),
     ],
 )
-def test_any_size_and_number_of_classes(small, suspected, arch, shape, classes):
+def test_any_size_and_number_of_classes(small, suspected, arch, shape, classes, layer):
     net = build_model(arch, classes=classes, channels=shape[0], width=4)
     clean = torch.rand(20, *shape, generator=torch.Generator().manual_seed(0)), torch.arange(20) % classes
-    purified = auto(net, clean, max_accuracy_drop=1.0)
+    purified = auto(net, clean, layer=layer, max_accuracy_drop=1.0)
     assert purified(clean[0][:3]).shape == (3, classes)
     assert len(purified.choice.suspicion.excess) == classes
     assert ("r-cnpd" in {t.method for t in purified.choice.trials}) == (classes <= room.MOST_CLASSES)

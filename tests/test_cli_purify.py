@@ -109,9 +109,7 @@ def test_a_suspect_that_was_cleared_is_told_with_why(place, monkeypatch, capsys,
     assert ("It was cleared" in said) == (not believed)
 
 
-@pytest.mark.parametrize(
-    ("count", "said"), [(0, ""), (3, "0: 0, 1, 2);"), (11, "0: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...);")]
-)
+@pytest.mark.parametrize(("count", "said"), [(0, ""), (11, "0: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...);")])
 def test_clean_images_that_carry_the_trigger_are_named(place, monkeypatch, capsys, count, said):
     from neural_polarizer import choose
 
