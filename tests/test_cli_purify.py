@@ -86,7 +86,9 @@ def test_a_budget_that_nothing_keeps_is_status_3_and_the_original_model(place, m
 
 
 @pytest.mark.parametrize("believed", [False, True])
-def test_a_suspect_that_was_cleared_is_told_with_why(place, monkeypatch, capsys, believed):
+def test_a_suspect_that_was_cleared_is_told_with_why_and_images_with_its_trigger_are_named(
+    place, monkeypatch, capsys, believed
+):
     from neural_polarizer import choose
 
     attempt = choose.attempt
@@ -101,31 +103,20 @@ def test_a_suspect_that_was_cleared_is_told_with_why(place, monkeypatch, capsys,
         self.turn_to(None)
         return True
 
+    def found(self, *args, told=choose.Chooser.verdict):
+        self.poisoned = tuple(range(11)) if believed else ()
+        return told(self, *args)
+
     monkeypatch.setattr(choose, "attempt", led)
     monkeypatch.setattr(choose.Chooser, "clears", clears)
+    monkeypatch.setattr(choose.Chooser, "verdict", found)
     run(monkeypatch, "purify", *asked(place, "--out", place / "out", "--layer", "fc", "--max-accuracy-drop", "1"))
     said = capsys.readouterr().out
+    named = "11 of the clean images seem to carry its trigger (counted from 0: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...)"
+    assert (named in said) == ("seem to carry its trigger" in said) == believed
+    assert len(json.loads((place / "out" / "metrics.json").read_text())["choice"]["poisoned"]) == 11 * believed
     assert "One class stands out as if it were a backdoor's target: 1, reached by 41% more" in said
     assert ("It was cleared" in said) == (not believed)
-
-
-@pytest.mark.parametrize(("count", "said"), [(0, ""), (11, "0: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...);")])
-def test_clean_images_that_carry_the_trigger_are_named(place, monkeypatch, capsys, count, said):
-    from neural_polarizer import choose
-
-    verdict = choose.Chooser.verdict
-
-    def found(self, *args):
-        self.poisoned = tuple(range(count))
-        return verdict(self, *args)
-
-    monkeypatch.setattr(choose.Chooser, "verdict", found)
-    out = place / "out"
-    run(monkeypatch, "purify", *asked(place, "--out", out, "--layer", "fc", "--max-accuracy-drop", "1"))
-    told = " ".join(capsys.readouterr().out.split())
-    assert (f"{count} of the clean images seem to carry its trigger" in told) == (count > 0)
-    assert said in told
-    assert len(json.loads((out / "metrics.json").read_text())["choice"]["poisoned"]) == count
 
 
 @pytest.mark.parametrize(
