@@ -32,7 +32,7 @@ NEEDS = {
     "ray.md": ("ray",),
     "torchrun.md": ("accelerate",),
 }
-SLOW = ("ray.md",)
+SLOW = ("ray.md", "torchrun.md")  # what torchrun does is in test_spread.py, too
 
 RUN = """
 import json, subprocess, sys
