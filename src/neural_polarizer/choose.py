@@ -218,17 +218,18 @@ class Chooser:
             self.leave_out(())
         return self.suspect != suspect
 
-    def find_poisoned(self, cut: Cut, pool: Pool, method: str) -> None:
+    def find_poisoned(self, cut: Cut, pool: Pool, method: str, strength: float) -> None:
         """Leave out the clean images that seem to carry the suspect's trigger, unless they are most of the set."""
-        original = self.attempts.original
-        other = original.argmax(1).ne(self.suspect or 0)
-        if self.suspect is None or not other.any():
+        if self.suspect is None:
+            return
+        original, every = self.attempts.original, torch.arange(len(self.images), device=self.images.device)
+        other = (original.argmax(1) != self.suspect).nonzero()[:, 0]
+        if not len(other):
             return
         with suppress(FitDiverged):
-            strength, every = self.tried[min(FIRST, len(self.tried) - 1)], torch.arange(len(other), device=other.device)
-            polarizer = self.fitted(cut, pool, method, strength, rows=every[other]).polarizer
+            polarizer = self.fitted(cut, pool, method, strength, rows=other).polarizer
             found = poisoned(original, pool.on_clean(polarizer, every), self.suspect)
-            if 2 * len(found) < len(other):
+            if 2 * len(found) < len(every):
                 self.leave_out(found.tolist())
 
     def pool(self, cut: Cut) -> Pool:
@@ -272,7 +273,7 @@ class Chooser:
         if self._blind:
             self.sift(cut, pool, method)
         if not self.trials:
-            self.find_poisoned(cut, pool, method)
+            self.find_poisoned(cut, pool, method, self.tried[at])
         first = self.trial(cut, pool, method, self.tried[at])
         if self.clears(cut, method, first):
             return self.climb(cut, self.pool(cut), method)
