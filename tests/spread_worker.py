@@ -44,10 +44,9 @@ def fits(capture="auto", **changes):
     net = lively("skips").double().eval()
     x = images(COUNT).double()
     y = torch.arange(COUNT) % CLASSES
-    out = {}
+    cut, out = make_cut(net, "block", x[:2], capture), {}
     for kind, config in ((k, replace(c, **changes)) for k, c in configs().items()):
         for method in METHODS:
-            cut = make_cut(net, "block", x[:2], capture)
             if config.loop == "rounds":
                 start = partial(started, method, config, cut, 0)
                 polarizer, history = fit_in_rounds(

@@ -6,6 +6,7 @@ import torch
 
 from neural_polarizer.lab import conditioning, demo
 from neural_polarizer.lab.conditioning import CONFIG
+from neural_polarizer.lab.train import Recipe
 
 
 def test_conditions():
@@ -25,7 +26,9 @@ def test_the_clean_images_come_with_moved_copies():
     assert torch.equal(images[: len(clean)], clean.floats())
 
 
-def test_every_cell_is_there():
+def test_every_cell_is_there(monkeypatch):
+    monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=4))
+    monkeypatch.setattr(demo, "SIZE", 16)
     config = replace(CONFIG, epochs=2, warmup_epochs=0, steps=1, lr=0.03, batch_size=32)
     records = conditioning.run_conditioning([0], config=config, progress=False)
     assert len(records) == 1 + 3 * 4

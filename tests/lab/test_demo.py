@@ -18,6 +18,7 @@ from neural_polarizer.models.zoo import load_model
 @pytest.fixture
 def quick(monkeypatch, short_rounds):
     monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=1))
+    monkeypatch.setattr(demo, "SIZE", 16)
 
 
 def test_all_methods(quick, tmp_path):

@@ -27,6 +27,7 @@ def check(proof: Proof):
     assert proof.twin_asr < 0.5, "the clean twin does not have the backdoor"
 
 
+@pytest.mark.slow
 def test_two_attacks_on_digits(tmp_path):
     proofs = run_attacks(tmp_path, victim(), ["badnets", "ftrojan"], target=8, progress=False)
     for proof in proofs:

@@ -72,7 +72,7 @@ def test_jpeg_and_brightness_change_every_image_a_little():
     torch.testing.assert_close(bright, (smooth.floats() * 1.2).clamp(max=1), atol=1 / 255, rtol=0)
 
 
-def test_a_grid_asks_for_them(finished, monkeypatch):  # noqa: F811
+def test_a_grid_asks_for_them(finished, short_rounds, monkeypatch):  # noqa: F811
     root, _ = finished
     seen, defend = [], work.defend
     monkeypatch.setattr(work, "defend", lambda *a, **k: (seen.append(a[4]), defend(*a, **k))[1])

@@ -151,7 +151,7 @@ def test_baselines_augment_as_the_data_allow(finished, monkeypatch):
     assert seen == [(1, False), (3, False)]
 
 
-def test_the_cells_of_a_network_share_its_perturbed_images(finished, monkeypatch):
+def test_the_cells_of_a_network_share_its_perturbed_images(finished, short_rounds, monkeypatch):
     root, _ = finished
     found, attempts_on = [], work.attempts_on
     monkeypatch.setattr(work, "_shared", work.Shared())
