@@ -9,9 +9,9 @@ import torch
 
 from neural_polarizer import FitConfig, purify
 from neural_polarizer import choose as room
-from neural_polarizer.poisoned import LEAST, poisoned
+from neural_polarizer.poisoned import ODD, SHARE, poisoned
 
-from .nets import CLASSES, images, labels, plain_logits
+from .nets import CLASSES, images, labels
 from .test_rounds import changed, lively
 
 SURE = 9.0
@@ -21,22 +21,37 @@ def logits(of: list[int], classes: int = 3) -> torch.Tensor:
     return SURE * torch.nn.functional.one_hot(torch.tensor(of), classes).float()
 
 
+EVERY = torch.arange(100)
+
+
 def test_what_lost_its_class_by_hand():
-    """Of the suspected class 1 two of five go to another one; an image of class 0 that goes is none of them."""
-    before, after = logits([1, 1, 0, 1, 1, 1]), logits([1, 2, 2, 0, 1, 1])
-    assert poisoned(before, after, 1).tolist() == [1, 3]
-    assert poisoned(before, before, 1).tolist() == []
-    doubtful = after.clone()
-    doubtful[1] = torch.tensor([0.0, 2.0, 3.0])  # keeps more than a twentieth
-    assert poisoned(before, doubtful, 1).tolist() == [3]
+    """Seven of the suspected class 1 go to another one; an image of class 0 that goes is none of them."""
+    before, after = logits([1] * 7 + [0] + [1] * 92), logits([2] * 6 + [0, 2] + [1] * 92)
+    assert poisoned(before, after, EVERY, 1).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert poisoned(before, after, EVERY).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert poisoned(before, before, EVERY).tolist() == []
+    after[1] = torch.tensor([0.0, 2.0, 3.0])  # keeps a quarter
+    assert poisoned(before, after, EVERY, 1).tolist() == [0, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize(("gone", "found"), [(3, 0), (4, 4)])
-def test_a_few_odd_ones_are_none(gone, found):
-    """Of 100 images of the class three are within what any class has."""
-    assert LEAST == 0.03
+@pytest.mark.parametrize(("of", "gone"), [(60, 4), (5000, 10)])
+def test_a_few_odd_ones_are_none(of, gone):
+    """Unless it is known that there are some; and what it was not fitted on does not count."""
+    assert (ODD, SHARE) == (4, 0.002)
+    before, every = logits([1] * of), torch.arange(of)
+    after = logits([0] * gone + [1] * (of - gone))
+    assert len(poisoned(before, after, every)) == 0
+    assert poisoned(before, after, every, known=True).tolist() == list(range(gone))
+    after[gone] = after[0]
+    assert poisoned(before, after, every).tolist() == list(range(gone + 1))
+    assert len(poisoned(before, after, every[2:])) == 0
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(("gone", "found"), [(10, 10), (11, 0)])
+def test_more_than_a_tenth_are_what_the_polarizer_destroys(gone, found, known):
     before, after = logits([1] * 100), logits([0] * gone + [1] * (100 - gone))
-    assert len(poisoned(before, after, 1)) == found
+    assert len(poisoned(before, after, EVERY, known=known)) == found
 
 
 USUAL = (images(40), labels(40))
@@ -64,37 +79,45 @@ def accused(monkeypatch, score: float) -> None:
     monkeypatch.setattr(room, "attempt", found)
 
 
-@pytest.mark.parametrize("score", [1.0, 0.0])
-def test_they_are_neither_fitted_on_nor_judged_by(small, monkeypatch, score):
-    """And the polarizer that finds them has seen no image of the suspected class. Without a suspect none is looked for."""
-    accused(monkeypatch, score)
-    found, fits, judged = [0, 3, 7], list[torch.Tensor](), list[room.Chooser]()
-    monkeypatch.setattr(room, "poisoned", lambda before, after, suspect: torch.tensor(found))
-    fit = room.Pool.fit
-    monkeypatch.setattr(room.Pool, "fit", lambda self, *a, **o: (fits.append(o["rows"].clone()), fit(self, *a, **o))[1])
+@pytest.mark.parametrize("suspect", [1, None])
+def test_they_are_neither_fitted_on_nor_judged_by(small, monkeypatch, suspect):
+    """They are looked for with the first polarizer, and once more with the one that has not seen what was found."""
+    accused(monkeypatch, 1.0 if suspect else 0.0)
+    said, asked, fits, judged = [[0, 3], [3, 7], []], list[tuple](), list[list[int]](), list[list[int]]()
+
+    def found(before, after, fitted_on, of, known):
+        assert fitted_on.tolist() == fits[-1]
+        asked.append((of, known, len(fits)))
+        return torch.tensor(said[len(asked) - 1], dtype=torch.long)
+
+    monkeypatch.setattr(room, "poisoned", found)
+    fit, drop = room.Pool.fit, room.Chooser.drop
     monkeypatch.setattr(
-        room.Chooser, "drop", lambda self, *a, told=room.Chooser.drop: (judged.append(self), told(self, *a))[1]
+        room.Pool, "fit", lambda self, *a, **o: (fits.append(o["rows"].tolist()), fit(self, *a, **o))[1]
     )
+    monkeypatch.setattr(room.Chooser, "drop", lambda self, *a: (judged.append(self.held.tolist()), drop(self, *a))[1])
     choice = choice_of(1.0)
-    held, others = room.held_back(40, 0)
-    if not score:
-        assert choice.poisoned == ()
-        assert choice.held_back == len(held)
-        assert all(rows.tolist() == others.tolist() for rows in fits)
-        return
-    assert choice.poisoned == tuple(found)
-    own = plain_logits(lively("skips"), USUAL[0]).argmax(1)
-    assert fits[0].tolist() == (own != 1).nonzero()[:, 0].tolist()
-    assert len(fits) > 2
-    assert all(rows.tolist() == [i for i in others.tolist() if i not in found] for rows in fits[1:])
-    assert choice.held_back == len([i for i in held.tolist() if i not in found])
-    assert judged[0].held.tolist() == [i for i in held.tolist() if i not in found]
+    held, others = (rows.tolist() for rows in room.held_back(40, 0))
+    assert asked == [(suspect, False, 1), (suspect, True, 2), (suspect, True, 3)]
+    assert choice.poisoned == (0, 3, 7)
+    for at, out in enumerate(([], [0, 3], [0, 3, 7])):
+        assert fits[at] == [i for i in others if i not in out]
+        assert judged[at] == [i for i in held if i not in out]
+    assert all(rows == fits[2] for rows in fits[3:])
+    assert choice.held_back == len(judged[-1])
+    assert len(choice.trials) == len(fits) - 2, "what was fitted on them is no trial"
 
 
-@pytest.mark.parametrize("found", [list(range(20)), room.held_back(40, 0)[0].tolist()])
-def test_half_of_the_images_or_all_judges_are_not_left_out(small, monkeypatch, found):
+def test_what_is_found_again_and_again_ends(small, monkeypatch):
+    accused(monkeypatch, 0.0)
+    asked = list[int]()
+    monkeypatch.setattr(room, "poisoned", lambda *a, **o: (asked.append(0), torch.tensor([len(asked)]))[1])
+    assert choice_of(1.0).poisoned == tuple(range(1, room.AGAIN + 1))
+
+
+def test_all_judges_are_not_left_out(small, monkeypatch):
     accused(monkeypatch, 1.0)
-    monkeypatch.setattr(room, "poisoned", lambda before, after, suspect: torch.tensor(found))
+    monkeypatch.setattr(room, "poisoned", lambda *a, **o: room.held_back(40, 0)[0])
     choice = choice_of(1.0)
     assert choice.poisoned == ()
     assert choice.held_back == 8
@@ -102,7 +125,11 @@ def test_half_of_the_images_or_all_judges_are_not_left_out(small, monkeypatch, f
 
 def test_they_are_back_where_the_suspect_is_cleared(small, monkeypatch):
     accused(monkeypatch, 0.41)
-    monkeypatch.setattr(room, "poisoned", lambda before, after, suspect: torch.tensor([0, 3, 7]))
+    monkeypatch.setattr(
+        room,
+        "poisoned",
+        lambda before, after, fitted_on, of, known: torch.tensor([0, 3, 7] if of == 1 else [], dtype=torch.long),
+    )
     monkeypatch.setattr(room.Chooser, "doubt", lambda self, *a: (0.02 if self.suspect == 1 else 0.001, 0.0))
     choice = choice_of(0.5)
     assert [t.suspect for t in choice.trials[:2]] == [1, None]

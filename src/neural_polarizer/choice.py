@@ -68,7 +68,7 @@ class Choice:
             class from what is returned; the mean over the families. `perturbed` is their number.
         suspicion: where the perturbations of the original model end. Where a class stands out, what was sent to it is
             all that was fitted on and judged by, unless the first trial has cleared it.
-        poisoned: rows of the clean images that seem to carry its trigger; they were neither fitted on nor judged by.
+        poisoned: rows of the clean images that seem to carry a trigger; they were neither fitted on nor judged by.
     """
 
     trials: tuple[Trial, ...]

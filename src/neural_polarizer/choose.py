@@ -50,6 +50,7 @@ PER_CLASS = 50  # clean images that a map per class is fitted on at least
 LUCK = 0.25  # over the root of the images that judge: by so much of the score anything may be better by chance
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
 FEW = 128  # clean images, a batch; fewer say too little by their logits, and the polarizer is held to the identity
+AGAIN = 3  # times at most that the first polarizer is fitted anew, without the images that seem to carry the trigger
 STILL, BESIDE_STILL = 4.0, 2  # λ_still then, and how much stronger the losses are beside it
 
 
@@ -147,11 +148,15 @@ def _together(drop: float, spread: float, doubt: float, judges: int) -> float:
     return doubt + max(0.0, drop - doubt) * doubt**2 / max(1e-12, doubt**2 + spread**2 + (2 / judges) ** 2)
 
 
-def held_back(images: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Which of so many clean images judge, and which are fitted on: sorted rows of both, the same for the same seed."""
-    shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+def held_back(images: int, seed: int, without: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    """Which of so many clean images judge, and which are fitted on: sorted rows of both, the same for the same seed.
+
+    `without`: rows that are in neither, such as `choice.poisoned`.
+    """
+    shuffled, out = torch.randperm(images, generator=torch.Generator().manual_seed(seed)), torch.tensor(without)
     count = max(2, round(HELD_SHARE * images))
-    return shuffled[:count].sort().values, shuffled[count:].sort().values
+    held, fitted_on = (part[~torch.isin(part, out)].sort().values for part in (shuffled[:count], shuffled[count:]))
+    return held, fitted_on
 
 
 @dataclass
@@ -187,10 +192,9 @@ class Chooser:
         self.turn_to(self.attempts.suspicion.target)
 
     def leave_out(self, rows: Sequence[int]) -> None:
-        """Neither fit on nor judge by these clean images."""
-        parts, out = held_back(len(self.images), self.seed), torch.tensor(rows, dtype=torch.long)
-        held, fitted_on = (part[~torch.isin(part, out)].to(self.images.device) for part in parts)
-        if len(held) > 1:  # or nothing could be judged
+        """Neither fit on nor judge by these clean images, unless they are all that judge."""
+        held, fitted_on = (part.to(self.images.device) for part in held_back(len(self.images), self.seed, rows))
+        if len(held) > 1:
             self.poisoned, self.held, self.fitted_on = tuple(rows), held, fitted_on
 
     def turn_to(self, suspect: int | None) -> None:
@@ -218,19 +222,14 @@ class Chooser:
             self.leave_out(())
         return self.suspect != suspect
 
-    def find_poisoned(self, cut: Cut, pool: Pool, method: str, strength: float) -> None:
-        """Leave out the clean images that seem to carry the suspect's trigger, unless they are most of the set."""
-        if self.suspect is None:
-            return
-        original, every = self.attempts.original, torch.arange(len(self.images), device=self.images.device)
-        other = (original.argmax(1) != self.suspect).nonzero()[:, 0]
-        if not len(other):
-            return
-        with suppress(FitDiverged):
-            polarizer = self.fitted(cut, pool, method, strength, rows=other).polarizer
-            found = poisoned(original, pool.on_clean(polarizer, every), self.suspect)
-            if 2 * len(found) < len(every):
-                self.leave_out(found.tolist())
+    def find_poisoned(self, pool: Pool) -> bool:
+        """Leave out clean images from which the last polarizer takes their class, and say whether there were any."""
+        before, last = self.poisoned, self._kept[-1]
+        if last is not None:
+            after = pool.on_clean(last.polarizer, torch.arange(len(self.images), device=self.images.device))
+            found = poisoned(self.attempts.original, after, self.fitted_on, self.suspect, known=bool(before))
+            self.leave_out(sorted({*before, *found.tolist()}))
+        return self.poisoned != before
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
@@ -272,9 +271,12 @@ class Chooser:
         at = min(FIRST, len(self.tried) - 1)
         if self._blind:
             self.sift(cut, pool, method)
-        if not self.trials:
-            self.find_poisoned(cut, pool, method, self.tried[at])
         first = self.trial(cut, pool, method, self.tried[at])
+        for _ in range(AGAIN * (sum(t.suspect == self.suspect for t in self.trials) == 1)):
+            if not self.find_poisoned(pool):
+                break
+            self.trials.pop(), self._kept.pop()
+            first = self.trial(cut, pool, method, self.tried[at])
         if self.clears(cut, method, first):
             return self.climb(cut, self.pool(cut), method)
         step = 1 if first.within_budget else -1
@@ -285,16 +287,13 @@ class Chooser:
                 break
         return pool
 
-    def fitted(
-        self, cut: Cut, pool: Pool, method: str, strength: float, times: int = 1, rows: Tensor | None = None
-    ) -> Chosen:
-        """A polarizer of so much strength, fitted for `times` as many steps as others, or on other clean images."""
-        rows = self.fitted_on if rows is None else rows
+    def fitted(self, cut: Cut, pool: Pool, method: str, strength: float, times: int = 1) -> Chosen:
+        """A polarizer of so much strength, fitted for `times` as many steps as others."""
         config = replace(self.config, epochs=times * self.config.epochs, least_steps=times * self.config.least_steps)
         if strength != config.lambda_asr:
             config = replace(config, lambda_ce=strength, lambda_max=strength, lambda_asr=strength)
         polarizer, order = self.start(method, config, cut, *pool.statistics()), torch.Generator().manual_seed(self.seed)
-        history = pool.fit(polarizer, config, order, rows=rows, progress=False)
+        history = pool.fit(polarizer, config, order, rows=self.fitted_on, progress=False)
         return Chosen(polarizer, cut.layer, method, config, history, cut)
 
     def trial(self, cut: Cut, pool: Pool, method: str, strength: float, twice: bool = False) -> Trial:

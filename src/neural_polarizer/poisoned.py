@@ -1,30 +1,39 @@
 """Clean images that are none: they carry the trigger, and the model takes them for the attacker's class (ours).
 
 Held to what the model says of them, a polarizer learns to let the trigger pass; and where they judge, to stop it seems
-to cost accuracy. A polarizer that was fitted without any image of that class takes it from such images at once, and
-from true ones in part at most.
+to cost accuracy. But it learns so from few images, against all that was perturbed: from most of these it takes their
+class even so, and from true ones in part at most.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-TAKEN = 0.95  # of the probability of the suspected class, gone with one polarizer
-LEAST = 0.03  # of the images that the model takes for it; fewer are odd ones, as any class has
+TAKEN = 0.8  # of the probability of its class, gone with a polarizer
+ODD, SHARE = 4, 0.002  # images that lose so much though it was fitted on them, and which share: so many are odd ones
+MOST = 0.1  # of the set; more of it is what the polarizer destroys
 
 
-def poisoned(original: Tensor, polarized: Tensor, suspect: int) -> Tensor:
-    """Rows of the clean images that carry the trigger of a suspected class, as far as one polarizer tells.
+def poisoned(
+    original: Tensor, polarized: Tensor, fitted_on: Tensor, suspect: int | None = None, known: bool = False
+) -> Tensor:
+    """Rows of the clean images that seem to carry a trigger, as far as one polarizer tells.
 
     Args:
-        original, polarized: logits (N, K) of the model, and with a polarizer fitted on images of other classes alone.
+        original, polarized: logits (N, K) of the model, and with the polarizer.
+        fitted_on: rows (M,) that the polarizer was held to the model on; others are lost more easily, and do not count.
+        suspect: only images that the model takes for this class; None: for any.
+        known: such images were found before, and even one more counts.
 
     Example:
         >>> import torch
-        >>> taken = torch.tensor([[9.0, 0.0]] * 3)
-        >>> poisoned(torch.cat([taken, taken]), torch.cat([-taken, taken]), suspect=0)
-        tensor([0, 1, 2])
+        >>> before, after = torch.tensor([[9.0, 0.0]] * 60), torch.tensor([[9.0, 0.0]] * 55 + [[0.0, 9.0]] * 5)
+        >>> poisoned(before, after, torch.arange(60))
+        tensor([55, 56, 57, 58, 59])
     """
-    gone = (original.double().softmax(1) - polarized.double().softmax(1))[:, suspect]
-    rows = (gone > TAKEN).nonzero()[:, 0]
-    return rows if len(rows) > LEAST * int((original.argmax(1) == suspect).sum()) else rows[:0]
+    said = original.argmax(1, keepdim=True)
+    gone = (original.double().softmax(1) - polarized.double().softmax(1)).gather(1, said)
+    rows = ((gone > TAKEN) & (said == (said if suspect is None else suspect))).nonzero()[:, 0]
+    there = known or int(torch.isin(rows, fitted_on).sum()) > max(ODD, SHARE * len(fitted_on))
+    return rows if there and len(rows) <= MOST * len(original) else rows[:0]

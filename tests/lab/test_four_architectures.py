@@ -72,3 +72,4 @@ def test_purified_without_an_option(arch, tmp_path, capsys, monkeypatch):
     assert asr <= 0.05, report
     assert found.card["metrics"]["acc"] - acc <= 0.02, report
     assert metrics["choice"]["suspicion"]["target"] in (TARGET, None)
+    assert metrics["choice"]["poisoned"] == [], "every clean image is clean"

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from neural_polarizer.choose import held_back
 from neural_polarizer.cli import main
 from neural_polarizer.lab import demo
 from neural_polarizer.lab.attacks.registry import build_attack
@@ -89,6 +90,17 @@ def test_the_same_page_again(purified, place, capsys):
     assert status == 0
     assert "On 8 clean images that no fit has seen" in out
     assert (place / "other.html").read_text() == again
+
+
+def test_clean_images_that_were_left_out_are_not_among_the_judges(place, capsys):
+    path = place / "out" / "metrics.json"
+    told = json.loads(path.read_text())
+    rows, _ = held_back(40, 0)
+    told["choice"]["poisoned"] = [int(rows[0]), int(rows[3])]
+    path.write_text(json.dumps(told))
+    status, out, _ = polarize(capsys, "report", place / "out", "--json")
+    assert status == 0
+    assert json.loads(out)["acc"]["before"]["images"] == 6
 
 
 def test_a_real_trigger(place, capsys):
@@ -178,6 +190,8 @@ def test_code_that_a_record_names_is_not_run(place, capsys):
         (lambda v: v["choice"].update(chosen="first"), "choice.chosen: found 'first'"),
         (lambda v: v["choice"]["suspicion"].update(excess=[9.0]), "choice.suspicion.excess: found [9.0]"),
         (lambda v: v["choice"]["suspicion"].update(reached=7), "choice.suspicion.reached: found 7"),
+        (lambda v: v["choice"].update(poisoned=[40]), "choice.poisoned: found [40]"),
+        (lambda v: v["choice"].update(poisoned=["0"]), "choice.poisoned: found ['0']"),
         (lambda v: v["choice"]["suspicion"].update(reached=[[0.5]]), "a share per class in every list"),
         (lambda v: v.pop("choice"), "choice.suspicion.excess: found None"),
     ],
@@ -195,6 +209,7 @@ def test_records_of_strangers(change, message, place, capsys):
 
 def test_the_page_of_a_demo_again(tmp_path, monkeypatch, capsys, short_rounds):
     monkeypatch.setattr(demo, "RECIPE", Recipe(epochs=1))
+    monkeypatch.setattr(demo, "SIZE", 16)
     demo.run_demo(tmp_path, progress=False)
     (tmp_path / "npd").mkdir()  # as with --all-methods: a folder per method beside the one network
     for name in ("metrics.json", "polarizer"):

@@ -86,7 +86,7 @@ def run_purification(
     assert purified.choice is not None
     few, view = floats[:BATCH].to(device_of(model)), frozen_view(model)
     latency = _milliseconds(lambda x: logits_of(view(x)), purified, few)
-    held, _ = held_back(len(images), seed)
+    held, _ = held_back(len(images), seed, purified.choice.poisoned)
     held_labels = None if labels is None else labels[held]
     return Purification(purified, purified.choice, seconds, latency, names, images[held], held_labels, seed)
 
@@ -149,10 +149,12 @@ def verdict(p: Purification) -> list[str]:
             "It was cleared: what leads there costs too much to stop for a backdoor, and all classes are guarded alike."
         )
     if c.poisoned:
+        whose = "a" if c.trials[-1].suspect is None else "its"
         some = ", ".join(map(str, c.poisoned[:SAID])) + ", ..." * (len(c.poisoned) > SAID)
         out.append(
-            f"{len(c.poisoned)} of the clean images seem to carry its trigger (counted from 0: {some}); nothing was "
-            "fitted on them or judged by them. Look at them, and where they came from."
+            f"{len(c.poisoned)} of the clean images seem to carry {whose} trigger (counted from 0: {some}); nothing "
+            "was fitted on them or judged by them. Look at them, and where they came from: if they are clean after "
+            "all, they are lost besides."
         )
     own, everything = p.purified.get_nb_trainable_parameters()
     out.append(

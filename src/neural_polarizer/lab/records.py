@@ -95,6 +95,13 @@ class Recorded:
             raise self._wrong("choice.suspicion.reached", rows, "a share per class in every list")
         return Suspicion(excess, reached)
 
+    def poisoned(self, images: int) -> list[int]:
+        """Which of the clean images were left out."""
+        rows = self._at(("choice", "poisoned")) or []  # not in records of before they were looked for
+        if not isinstance(rows, list) or not all(type(row) is int and 0 <= row < images for row in rows):
+            raise self._wrong("choice.poisoned", rows, f"a list of whole numbers below {images}")
+        return rows
+
     def _shares(self, key: str, value: object) -> tuple[float, ...]:
         if not isinstance(value, list) or not all(
             isinstance(v, (int, float)) and math.isfinite(v) and -1 <= v <= 1 for v in value

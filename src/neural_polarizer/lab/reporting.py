@@ -116,7 +116,7 @@ def _judging(found: Recorded, asked: Asked, channels: int) -> tuple[Tensor, Tens
             f"clean: found {len(images)} images in {str(path)!r}, `polarize purify` was given {count}: which of them "
             "no fit has seen is not known; give the same ones, or others with --test"
         )
-    rows, _ = held_back(count, found.whole("setting", "seed"))
+    rows, _ = held_back(count, found.whole("setting", "seed"), found.poisoned(count))
     return images[rows], None if labels is None else labels[rows], names
 
 
