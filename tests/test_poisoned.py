@@ -30,7 +30,7 @@ def test_what_lost_its_class_by_hand():
     assert poisoned(before, after, EVERY, 1).tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert poisoned(before, after, EVERY).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert poisoned(before, before, EVERY).tolist() == []
-    after[1] = torch.tensor([0.0, 2.0, 3.0])  # keeps a quarter
+    after[1] = torch.tensor([0.0, 2.0, 4.0])  # keeps an eighth
     assert poisoned(before, after, EVERY, 1).tolist() == [0, 2, 3, 4, 5, 6]
 
 
@@ -81,7 +81,7 @@ def accused(monkeypatch, score: float) -> None:
 
 @pytest.mark.parametrize("suspect", [1, None])
 def test_they_are_neither_fitted_on_nor_judged_by(small, monkeypatch, suspect):
-    """They are looked for with the first polarizer, and once more with the one that has not seen what was found."""
+    """They are looked for with the strongest polarizer, and again with one that has not seen what was found."""
     accused(monkeypatch, 1.0 if suspect else 0.0)
     said, asked, fits, judged = [[0, 3], [3, 7], []], list[tuple](), list[list[int]](), list[list[int]]()
 
@@ -92,9 +92,14 @@ def test_they_are_neither_fitted_on_nor_judged_by(small, monkeypatch, suspect):
 
     monkeypatch.setattr(room, "poisoned", found)
     fit, drop = room.Pool.fit, room.Chooser.drop
-    monkeypatch.setattr(
-        room.Pool, "fit", lambda self, *a, **o: (fits.append(o["rows"].tolist()), fit(self, *a, **o))[1]
-    )
+    strengths = list[float]()
+
+    def fitted(self, polarizer, config, *a, rows, **o):
+        fits.append(rows.tolist())
+        strengths.append(config.lambda_asr)
+        return fit(self, polarizer, config, *a, rows=rows, **o)
+
+    monkeypatch.setattr(room.Pool, "fit", fitted)
     monkeypatch.setattr(room.Chooser, "drop", lambda self, *a: (judged.append(self.held.tolist()), drop(self, *a))[1])
     choice = choice_of(1.0)
     held, others = (rows.tolist() for rows in room.held_back(40, 0))
@@ -102,10 +107,11 @@ def test_they_are_neither_fitted_on_nor_judged_by(small, monkeypatch, suspect):
     assert choice.poisoned == (0, 3, 7)
     for at, out in enumerate(([], [0, 3], [0, 3, 7])):
         assert fits[at] == [i for i in others if i not in out]
-        assert judged[at] == [i for i in held if i not in out]
     assert all(rows == fits[2] for rows in fits[3:])
-    assert choice.held_back == len(judged[-1])
-    assert len(choice.trials) == len(fits) - 2, "what was fitted on them is no trial"
+    assert all(rows == [i for i in held if i not in choice.poisoned] for rows in judged)
+    assert choice.held_back == len(judged[0])
+    assert len(choice.trials) == len(fits) - 3, "what finds them is no trial"
+    assert strengths[:3] == [room.STRENGTHS[-1]] * 3 != strengths[3:6]
 
 
 def test_what_is_found_again_and_again_ends(small, monkeypatch):

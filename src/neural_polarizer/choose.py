@@ -50,7 +50,7 @@ PER_CLASS = 50  # clean images that a map per class is fitted on at least
 LUCK = 0.25  # over the root of the images that judge: by so much of the score anything may be better by chance
 MOST_CLASSES = 256  # r-CNPD holds a map per class; with more of them NPD alone is tried
 FEW = 128  # clean images, a batch; fewer say too little by their logits, and the polarizer is held to the identity
-AGAIN = 3  # times at most that the first polarizer is fitted anew, without the images that seem to carry the trigger
+AGAIN = 3  # times at most that images which seem to carry the trigger are looked for, without those found before
 STILL, BESIDE_STILL = 4.0, 2  # λ_still then, and how much stronger the losses are beside it
 
 
@@ -222,14 +222,17 @@ class Chooser:
             self.leave_out(())
         return self.suspect != suspect
 
-    def find_poisoned(self, pool: Pool) -> bool:
-        """Leave out clean images from which the last polarizer takes their class, and say whether there were any."""
-        before, last = self.poisoned, self._kept[-1]
-        if last is not None:
-            after = pool.on_clean(last.polarizer, torch.arange(len(self.images), device=self.images.device))
-            found = poisoned(self.attempts.original, after, self.fitted_on, self.suspect, known=bool(before))
-            self.leave_out(sorted({*before, *found.tolist()}))
-        return self.poisoned != before
+    def find_poisoned(self, cut: Cut, pool: Pool, method: str) -> None:
+        """Leave out clean images from which the strongest polarizer takes their class, as long as there are more."""
+        every = torch.arange(len(self.images), device=self.images.device)
+        with suppress(FitDiverged):
+            for _ in range(AGAIN):
+                before, polarizer = self.poisoned, self.fitted(cut, pool, method, self.strengths[-1]).polarizer
+                original, after = self.attempts.original, pool.on_clean(polarizer, every)
+                found = poisoned(original, after, self.fitted_on, self.suspect, known=bool(before))
+                self.leave_out(sorted({*before, *found.tolist()}))
+                if self.poisoned == before:
+                    break
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
@@ -269,14 +272,11 @@ class Chooser:
         Returns the pool, or a new one where the first trial has cleared the suspect.
         """
         at = min(FIRST, len(self.tried) - 1)
+        if all(t.suspect != self.suspect for t in self.trials):
+            self.find_poisoned(cut, pool, method)
         if self._blind:
             self.sift(cut, pool, method)
         first = self.trial(cut, pool, method, self.tried[at])
-        for _ in range(AGAIN * (sum(t.suspect == self.suspect for t in self.trials) == 1)):
-            if not self.find_poisoned(pool):
-                break
-            self.trials.pop(), self._kept.pop()
-            first = self.trial(cut, pool, method, self.tried[at])
         if self.clears(cut, method, first):
             return self.climb(cut, self.pool(cut), method)
         step = 1 if first.within_budget else -1

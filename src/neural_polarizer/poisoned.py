@@ -1,8 +1,8 @@
 """Clean images that are none: they carry the trigger, and the model takes them for the attacker's class (ours).
 
 Held to what the model says of them, a polarizer learns to let the trigger pass; and where they judge, to stop it seems
-to cost accuracy. But it learns so from few images, against all that was perturbed: from most of these it takes their
-class even so, and from true ones in part at most.
+to cost accuracy. But it learns so from few images, against all that was perturbed: a strong one takes their class from
+most of these even so, and from true ones in part at most.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TAKEN = 0.8  # of the probability of its class, gone with a polarizer
+TAKEN = 0.9  # of the probability of its class, gone with a polarizer
 ODD, SHARE = 4, 0.002  # images that lose so much though it was fitted on them, and which share: so many are odd ones
 MOST = 0.1  # of the set; more of it is what the polarizer destroys
 
