@@ -30,8 +30,21 @@ def test_what_lost_its_class_by_hand():
     assert poisoned(before, after, EVERY, 1).tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert poisoned(before, after, EVERY).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert poisoned(before, before, EVERY).tolist() == []
-    after[1] = torch.tensor([0.0, 2.0, 4.0])  # keeps an eighth
+    after[1] = torch.tensor([0.0, 2.0, 3.0])  # keeps a quarter
     assert poisoned(before, after, EVERY, 1).tolist() == [0, 2, 3, 4, 5, 6]
+    before[0, 0] = 9.0
+    after[0] = torch.tensor([9.0, 5.0, 9.0])  # had a half, and keeps a hundredth
+    assert poisoned(before, after, EVERY).tolist()[:2] == [2, 3]
+    before[0, 0] = 8.9
+    assert poisoned(before, after, EVERY, 1).tolist()[:2] == [0, 2]
+
+
+def test_what_loses_less_is_left_out_where_others_lose_more():
+    before, after = logits([1] * 100), logits([0] * 5 + [1] * 95)
+    after[5] = torch.tensor([3.8, 2.0, 0.0])  # keeps an eighth
+    assert poisoned(before, after, EVERY).tolist() == [0, 1, 2, 3, 4, 5]
+    assert poisoned(before, after, EVERY[1:]).tolist() == []
+    assert poisoned(before, after, EVERY[1:], known=True).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(("of", "gone"), [(60, 4), (5000, 10)])

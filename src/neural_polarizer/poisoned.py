@@ -7,11 +7,10 @@ most of these even so, and from true ones in part at most.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-TAKEN = 0.9  # of the probability of its class, gone with a polarizer
-ODD, SHARE = 4, 0.002  # images that lose so much though it was fitted on them, and which share: so many are odd ones
+SHARE_TAKEN, TAKEN = 0.9, 0.8  # of the probability that an image had of its class, and of probability as such
+ODD, SHARE = 4, 0.002  # images that lose such a share though it was fitted on them: so many, of all, are odd ones
 MOST = 0.1  # of the set; more of it is what the polarizer destroys
 
 
@@ -33,7 +32,8 @@ def poisoned(
         tensor([55, 56, 57, 58, 59])
     """
     said = original.argmax(1, keepdim=True)
-    gone = (original.double().softmax(1) - polarized.double().softmax(1)).gather(1, said)
-    rows = ((gone > TAKEN) & (said == (said if suspect is None else suspect))).nonzero()[:, 0]
-    there = known or int(torch.isin(rows, fitted_on).sum()) > max(ODD, SHARE * len(fitted_on))
+    before, after = (logits.double().softmax(1).gather(1, said) for logits in (original, polarized))
+    mine, lost = said == (said if suspect is None else suspect), after < (1 - SHARE_TAKEN) * before
+    rows = (mine & (lost | (before - after > TAKEN))).nonzero()[:, 0]
+    there = known or int((mine & lost)[fitted_on].sum()) > max(ODD, SHARE * len(fitted_on))
     return rows if there and len(rows) <= MOST * len(original) else rows[:0]
