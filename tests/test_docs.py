@@ -32,7 +32,7 @@ NEEDS = {
     "ray.md": ("ray",),
     "torchrun.md": ("accelerate",),
 }
-SLOW = ("ray.md", "torchrun.md")  # what torchrun does is in test_spread.py, too
+SLOW = ("ray.md", "torchrun.md", "tutorial.md")  # test_spread.py, and test_cli.py's demo, go the same ways
 
 RUN = """
 import json, subprocess, sys
