@@ -53,9 +53,11 @@ def test_run(ran):
 def test_the_grid_as_it_is_shipped(tmp_path):
     done = polarize("bench", "run", "smoke", *PART, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    npd = records_of(tmp_path)["npd"]
-    assert npd["after"]["asr"] <= 0.1
-    assert npd["before"]["acc"] - npd["after"]["acc"] <= 0.03
+    records = records_of(tmp_path)
+    assert records["none"]["before"]["asr"] >= 0.95
+    assert records["npd"]["after"]["asr"] <= 0.1
+    assert records["npd"]["before"]["acc"] - records["npd"]["after"]["acc"] <= 0.03
+    assert records["npd"]["auroc"] >= 0.95
 
 
 def test_run_again_and_plan_again(ran):

@@ -12,7 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.mark.slow  # what it does, the tutorial does on the command line
+@pytest.mark.slow  # what it does, the demo of test_cli.py does on the command line
 def test_the_notebook_runs(tmp_path):
     """Its own assertions compare the attack's success before and after."""
     pytest.importorskip("nbmake")

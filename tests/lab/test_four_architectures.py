@@ -51,7 +51,7 @@ def test_purified_without_an_option(arch, tmp_path, capsys, monkeypatch):
     attack = build_attack("badnets", {"target": TARGET, "size": 4})
     found = train_backdoored(tmp_path / "model", victim, attack, progress=False)
     assert found.card["metrics"]["asr"] >= 0.9, "the case should be backdoored"
-    assert found.card["metrics"]["acc"] >= 0.85, "and know its digits"
+    assert found.card["metrics"]["acc"] >= 0.9, "and know its digits"
     clean_folder(tmp_path / "clean", victim)
     paths = {"--model": tmp_path / "model", "--clean": tmp_path / "clean", "--out": tmp_path / "out"}
     monkeypatch.setattr("sys.argv", ["polarize", "purify", *(str(part) for item in paths.items() for part in item)])
