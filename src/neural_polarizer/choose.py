@@ -222,17 +222,20 @@ class Chooser:
             self.leave_out(())
         return self.suspect != suspect
 
-    def find_poisoned(self, cut: Cut, pool: Pool, method: str) -> None:
-        """Leave out clean images from which the strongest polarizer takes their class, as long as there are more."""
+    def find_poisoned(self, cut: Cut, pool: Pool, method: str) -> Chosen | None:
+        """Leave out clean images from which the strongest polarizer takes their class, as long as there are more.
+
+        Returns the last of these polarizers where it was fitted on what fits are from here on, else None.
+        """
         every = torch.arange(len(self.images), device=self.images.device)
         with suppress(FitDiverged):
             for _ in range(AGAIN):
-                before, polarizer = self.poisoned, self.fitted(cut, pool, method, self.strengths[-1]).polarizer
-                original, after = self.attempts.original, pool.on_clean(polarizer, every)
-                found = poisoned(original, after, self.fitted_on, self.suspect, known=bool(before))
-                self.leave_out(sorted({*before, *found.tolist()}))
+                before, strongest = self.poisoned, self.fitted(cut, pool, method, self.strengths[-1])
+                original, after = self.attempts.original, pool.on_clean(strongest.polarizer, every)
+                self.leave_out(poisoned(original, after, self.fitted_on, self.suspect, before))
                 if self.poisoned == before:
-                    break
+                    return strongest
+        return None
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
@@ -249,14 +252,16 @@ class Chooser:
         pool.copies.gather()
         return pool
 
-    def sift(self, cut: Cut, pool: Pool, method: str) -> None:
+    def sift(self, cut: Cut, pool: Pool, method: str, strongest: Chosen | None = None) -> None:
         """Draw no other copies than those that a polarizer stronger than any that is tried gives their class back to.
 
         The others have become images of another class, as far as anything at this cut can tell. A trigger is a short
         cut, and the first to be closed; to fit on what is none costs clean accuracy and stops nothing.
+
+        `strongest`: that polarizer, where there is one already.
         """
         with suppress(FitDiverged):
-            polarizer = self.fitted(cut, pool, method, self.strengths[-1]).polarizer
+            polarizer = (strongest or self.fitted(cut, pool, method, self.strengths[-1])).polarizer
             logits = pool.on_copies(polarizer, torch.arange(len(pool.copies.of), device=self.images.device))
             pool.copies.only(logits.argmax(1) == self.known[pool.copies.of])
 
@@ -271,11 +276,11 @@ class Chooser:
 
         Returns the pool, or a new one where the first trial has cleared the suspect.
         """
-        at = min(FIRST, len(self.tried) - 1)
+        at, strongest = min(FIRST, len(self.tried) - 1), None
         if all(t.suspect != self.suspect for t in self.trials):
-            self.find_poisoned(cut, pool, method)
+            strongest = self.find_poisoned(cut, pool, method)
         if self._blind:
-            self.sift(cut, pool, method)
+            self.sift(cut, pool, method, strongest)
         first = self.trial(cut, pool, method, self.tried[at])
         if self.clears(cut, method, first):
             return self.climb(cut, self.pool(cut), method)
