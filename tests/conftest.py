@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from neural_polarizer import FitConfig, precision
+from neural_polarizer import FitConfig, pool, precision
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)  # two workers on two cores
@@ -27,8 +27,14 @@ def full_width(monkeypatch):
 
 
 @pytest.fixture
-def short_rounds(monkeypatch):
-    """The defaults of `purify` with two families and next to no steps."""
+def few_views(monkeypatch):
+    """As many views of a handful of images as of thousands, so that these tests do not take as long."""
+    monkeypatch.setattr(pool, "VIEWED", 1)
+
+
+@pytest.fixture
+def short_rounds(monkeypatch, few_views):
+    """The defaults of `purify` with two families, next to no steps, and few views."""
     usual = FitConfig.in_rounds()
     short = replace(usual, mixture=usual.mixture[:2], epochs=1, least_steps=0)
     monkeypatch.setattr(FitConfig, "in_rounds", lambda: short)

@@ -73,7 +73,7 @@ USUAL = (images(40), labels(40))
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, few_views):
     few = changed(views=1)
     monkeypatch.setattr(FitConfig, "in_rounds", classmethod(lambda cls, **options: changed(few, **options)))
     monkeypatch.setattr(room, "FEW", 0)
