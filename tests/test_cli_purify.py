@@ -32,7 +32,7 @@ def run(monkeypatch, *arguments) -> int:
 
 
 @pytest.fixture
-def place(tmp_path) -> Path:
+def place(tmp_path, few_views) -> Path:
     """A state dict, and twenty labelled images of five classes."""
     model = build_model(ARCH, classes=5, width=4, seed=0)
     model.fc.weight.data *= 30  # predictions that differ from image to image
