@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 
 from neural_polarizer import FitConfig, pool, precision
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)  # two workers on two cores
 
 

@@ -47,6 +47,10 @@ def test_purified_without_an_option(arch, tmp_path, capsys, monkeypatch):
     recipe = recipe_for("digits", data.shift, data.mirror, model)
     if arch in ("vgg19_bn", "preact_resnet18"):  # deep and narrow: the recipe of the small network is too hot for them
         recipe = replace(recipe, optimizer="adamw", lr=1e-3, weight_decay=0.05)
+    if (
+        arch == "transformers:vit"
+    ):  # attention has less to begin with: ACC is .89 to .91, by the machine, after half as many
+        recipe = replace(recipe, epochs=2 * recipe.epochs)
     victim = Victim(data, arch, options, recipe, hold_back=CLEAN)
     attack = build_attack("badnets", {"target": TARGET, "size": 4})
     found = train_backdoored(tmp_path / "model", victim, attack, progress=False)
