@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from neural_polarizer import InputError
+from neural_polarizer.lab import train as train_room
 from neural_polarizer.lab.datasets.base import Split
 from neural_polarizer.lab.loop import Learner, one_cycle, run_loop
 from neural_polarizer.lab.train import Recipe, Tampering, train
@@ -99,7 +100,20 @@ def test_bad_recipes():
             Recipe(**options)
 
 
-def test_bfloat16_trains_float32_weights():
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_what_the_processor_is_made_for(monkeypatch, native):
+    monkeypatch.setattr(train_room, "native_bfloat16", lambda device: native)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    narrow = "bfloat16" if native else "float32"
+    wanted = {"float32": ("float32", "float32"), "bfloat16": (narrow, narrow), "auto": ("float32", narrow)}
+    for precision, on in wanted.items():
+        recipe = Recipe(precision=precision)
+        assert (recipe.precision_on(cpu), recipe.precision_on(gpu)) == on
+        assert recipe.autocast(cpu)._enabled == (on[0] == "bfloat16")
+
+
+def test_bfloat16_trains_float32_weights(monkeypatch):
+    monkeypatch.setattr(train_room, "native_bfloat16", lambda device: True)
     net = build_model("small_resnet", classes=3, width=4)
     train(net, data(), Recipe(epochs=1, precision="bfloat16", channels_last=True), progress=False)
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in net.parameters())

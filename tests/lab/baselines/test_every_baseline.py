@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from neural_polarizer.errors import InputError
+from neural_polarizer.lab.baselines import base
 from neural_polarizer.lab.baselines.registry import BASELINES, build_baseline
 from neural_polarizer.models.zoo import build_model
 
@@ -145,3 +146,13 @@ def test_half_way_copies_share_nothing():
         for p in done.model.parameters():
             p.zero_()
     assert all(torch.equal(a, b) for a, b in zip(kept.values(), model.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_what_the_processor_is_made_for(monkeypatch, native):
+    monkeypatch.setattr(base, "native_bfloat16", lambda device: native)
+    wide, narrow = (
+        state(quick("ft")(network(), clean(), precision=precision, progress=False).model)
+        for precision in ("float32", "bfloat16")
+    )
+    assert all(torch.equal(value, narrow[key]) for key, value in wide.items()) == (not native)
