@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -66,6 +67,19 @@ def test_help_does_not_wait_for_torch():
     code = "import sys; from neural_polarizer.cli import app; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert "demo" in spawned("--help").stdout
+
+
+@pytest.mark.parametrize(("own", "then"), [(None, "passive"), ("active", "active")])
+def test_threads_that_wait_for_each_other_sleep_unless_the_user_says_no(own, then):
+    """It is said before torch is loaded, which reads it once."""
+    code = (
+        "import os, sys; from neural_polarizer.cli import main; sys.argv = ['polarize', '--version']\n"
+        "try: main()\nexcept SystemExit: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": own} if own else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{then} False"
 
 
 def test_version():

@@ -339,6 +339,7 @@ TABLES = (
     ("docs/performance.md", "memory", "memory.json", ratios),
     ("docs/performance.md", "scaling", "scaling.json", ratios),
     ("docs/performance.md", "startup", "startup.json", ratios),
+    ("docs/performance.md", "threads", "threads.json", ratios),
     ("docs/results.md", "demo-seeds", "demo.json", demo_seeds),
     ("docs/results.md", "conditioning", "conditioning.json", conditioning),
     ("docs/results.md", "inference", "inference.json", inference),

@@ -161,7 +161,7 @@ RatioOption = Annotated[float, typer.Option(help="Share of the training images t
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training images.", min=1)]
 LrOption = Annotated[float | None, typer.Option(help="The highest learning rate of the schedule.")]
 BatchOption = Annotated[int | None, typer.Option(help="Images per training step.", min=1)]
-PrecisionOption = Annotated[Precision, typer.Option(help="auto is bfloat16 on a GPU, float32 elsewhere.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU, else float32. Not imitated.")]
 HoldBackOption = Annotated[int, typer.Option(help="Clean images kept from the training, for the defender.", min=0)]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
@@ -315,6 +315,9 @@ def main() -> None:
     """Entry point: bad input is one line on standard error and exit status 2, an interruption 130."""
     if os.environ.get("NO_COLOR"):  # https://no-color.org; rich would still write bold and dim, this stops all of it
         os.environ["TERM"] = "dumb"
+    # Before torch is loaded: threads that wait for each other sleep. Where other processes use the same cores, those
+    # that stay awake take several times as long; see docs/performance.md.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except InputError as error:
