@@ -76,7 +76,7 @@ def test_a_grid_asks_for_them(finished, short_rounds, monkeypatch):  # noqa: F81
     root, _ = finished
     seen, defend = [], work.defend
     monkeypatch.setattr(work, "defend", lambda *a, **k: (seen.append(a[4]), defend(*a, **k))[1])
-    monkeypatch.setattr(work, "_shared", work.Shared())
+    monkeypatch.setattr(work, "_perturbed", work.Last())
     options = {"method": "npd", "layer": "fc", "max_accuracy_drop": 0.5}
     flaws = [None, "unlabelled", "mislabelled-10"]
     wanted = cells(defences=[{"name": "auto", "label": f"with {f}", "flaw": f, "options": options} for f in flaws])

@@ -10,7 +10,7 @@ from torch import nn
 
 from neural_polarizer.errors import InputError
 from neural_polarizer.lab.attacks.registry import build_attack
-from neural_polarizer.lab.bench import reactivate
+from neural_polarizer.lab.bench import reactivate, work
 from neural_polarizer.lab.bench.cells import cells_of
 from neural_polarizer.lab.bench.grid import Grid, read_grid
 from neural_polarizer.lab.bench.reactivate import reactivated
@@ -92,3 +92,17 @@ def test_all_to_all_has_no_class_to_wake():
 
 def test_the_shipped_grid():
     assert cells_of(read_grid("adaptive"))
+
+
+def test_the_twin_is_woken_once_for_all_defences_of_a_network(tmp_path, monkeypatch):
+    woken = []
+    monkeypatch.setattr(work, "_twin_woken", work.Last())
+    monkeypatch.setattr(work, "reactivated", lambda model, *a, **k: woken.append(model) or [{"n": len(woken)}])
+    some = {"reactivation": [0, 1.5], "defences": ["none", "clp"], "seeds": [0, 1]}
+    run(tmp_path, cells_of(Grid.model_validate(GRID | some)))
+    records = read_records(tmp_path)
+    assert len(records) == 4
+    # Two networks. Nothing done has the seed 0 at both, so that the second one's twin is woken with two seeds.
+    assert len(woken) == 4 + 1 + 2
+    first, second = (r["twin_reactivated"] for r in records if r["seeds"]["network"] == 0)
+    assert first == second

@@ -154,7 +154,7 @@ def test_baselines_augment_as_the_data_allow(finished, monkeypatch):
 def test_the_cells_of_a_network_share_its_perturbed_images(finished, short_rounds, monkeypatch):
     root, _ = finished
     found, attempts_on = [], work.attempts_on
-    monkeypatch.setattr(work, "_shared", work.Shared())
+    monkeypatch.setattr(work, "_perturbed", work.Last())
     monkeypatch.setattr(work, "attempts_on", lambda *a, **k: (found.append(a), attempts_on(*a, **k))[1])
     options = {"method": "npd", "layer": "fc"}
     auto = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import safetensors.torch
 import torch
@@ -20,6 +20,7 @@ from ...errors import InputError
 from ...files import write_atomically
 from ...fit import attempts_on
 from ...models.zoo import sized
+from ..attacks.base import Attack
 from ..attacks.registry import build_attack
 from ..backdoor import Backdoored, Victim, load_backdoored, train_backdoored
 from ..datasets.base import ImageData, Split
@@ -34,6 +35,7 @@ from .memory import forget_peak, peak_mib
 from .reactivate import reactivated
 from .store import DONE, FAILED, OUTPUTS, REFUSED, Store
 
+T = TypeVar("T")
 TWIN = "twin_"  # before the names of what the clean twin says of the same images
 
 
@@ -172,28 +174,28 @@ def counted_rows(total: int, count: int | None) -> torch.Tensor:
     return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].sort().values
 
 
-class Shared:
-    """The perturbed images of the last network and clean set: cells of `auto` with other options begin with the same.
-
-    Their time counts for each of them.
-    """
+class Last(Generic[T]):
+    """What was made last: cells of one network need the same perturbed images, and the same of its twin."""
 
     def __init__(self) -> None:
         self._key: Hashable = None
-        self._found: tuple[Attempts, float] | None = None
+        self._made: list[T] = []
 
-    def get(
-        self, key: tuple[str, str | None, int, int], model: nn.Module, clean: tuple[Tensor, Tensor] | Tensor
-    ) -> tuple[Attempts, float]:
-        """They, and the seconds that they took; `key` ends with the seed."""
-        if self._found is None or key != self._key:
-            self._found, started = None, time.perf_counter()
-            attempts = attempts_on(model, clean, seed=key[-1])
-            self._key, self._found = key, (attempts, time.perf_counter() - started)
-        return self._found
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives for this key, made once as long as no other is asked for."""
+        if key != self._key or not self._made:
+            self._made = []  # what is large goes before the next is made
+            self._key, self._made = key, [make()]
+        return self._made[0]
 
 
-_shared = Shared()
+_perturbed, _twin_woken = Last[tuple[Attempts, float]](), Last[list[dict[str, Any]]]()
+
+
+def _timed(model: nn.Module, clean: tuple[Tensor, Tensor] | Tensor, seed: int) -> tuple[Attempts, float]:
+    """Clean images perturbed, and the seconds that it took, which count for each cell that begins with them."""
+    started = time.perf_counter()
+    return attempts_on(model, clean, seed=seed), time.perf_counter() - started
 
 
 def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
@@ -218,7 +220,9 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
     try:
         attempts = None
         if name == AUTO:
-            attempts, before_that = _shared.get((str(folder), cell.flaw, cell.clean, cell.seed), found.model, given)
+            attempts, before_that = _perturbed.get(
+                (str(folder), cell.flaw, cell.clean, cell.seed), lambda: _timed(found.model, given, cell.seed)
+            )
             started = time.perf_counter()
         done = defend(
             name, cell.defence["options"], cell.layer, found.model, given, data,
@@ -230,11 +234,18 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
     after = before if done.model is found.model else said_by(done.model, test, found.attack, before)
     woken = {}
     if cell.reactivation:
-        honest = load_backdoored(Store(place.root).network(network.twin), device=place.device).model
-        for name_of, model in (("reactivated", done.model), ("twin_reactivated", honest)):
-            woken[name_of] = reactivated(
-                model, test, found.attack, cell.reactivation, len(data.classes), seed=cell.seed
-            )  # fmt: skip
+
+        def wake(model: nn.Module, attack: Attack = found.attack) -> list[dict[str, Any]]:
+            return reactivated(model, test, attack, cell.reactivation, len(data.classes), seed=cell.seed)
+
+        twin_at, key = (
+            Store(place.root).network(network.twin),
+            (str(folder), cell.test_images, cell.reactivation, cell.seed),
+        )
+        woken = {
+            "reactivated": wake(done.model),
+            "twin_reactivated": _twin_woken.get(key, lambda: wake(load_backdoored(twin_at, device=place.device).model)),
+        }
     return {
         **woken,
         **figures(before, after, twin, test.labels, found.attack, len(data.classes)),
