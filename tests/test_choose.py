@@ -188,6 +188,23 @@ def test_the_one_strength_that_is_given_is_the_one_of_all_trials_when_a_suspect_
     assert {t.strength for t in choice.trials} == {0.07}
 
 
+def test_a_suspect_stays_where_it_cannot_be_told_what_all_classes_cost(small, accuse, doubted, monkeypatch):
+    """The fit against all of them diverges."""
+    accuse(0.41)
+    doubted(0.02, 0.001)
+    fitted = room.Chooser.fitted
+
+    def diverging(self, *args, **options):
+        if self.suspect is None:
+            raise FitDiverged("it did")
+        return fitted(self, *args, **options)
+
+    monkeypatch.setattr(room.Chooser, "fitted", diverging)
+    choice = auto(lively("skips"), layer="block", max_accuracy_drop=0.1).choice
+    assert {t.suspect for t in choice.trials} == {1}
+    assert choice.within_budget
+
+
 def test_nothing_outside_the_budget_is_returned(small, monkeypatch):
     """However badly every fit goes, the user gets the original logits and is told."""
     monkeypatch.setattr(room.Chooser, "drop", lambda self, pool, g: (0.5, 0.1))
