@@ -3,6 +3,5 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # two threads that wait for each other while others run take 8 times as long
+# Two threads that wait for each other awake, while the other worker runs, take eight times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

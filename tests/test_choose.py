@@ -653,7 +653,7 @@ def test_where_a_class_is_suspected_the_best_is_fitted_once_more_for_twice_as_ma
         ("small_resnet", (1, 28, 28), 10, "auto"),
         ("preact_resnet18", (3, 32, 32), 2, "layer4.1"),
         ("vgg19_bn", (3, 32, 32), 43, "features.49"),
-        ("small_resnet", (3, 48, 48), 300, "layer3"),
+        ("small_resnet", (3, 64, 64), 300, "layer3"),
     ],
 )
 def test_any_size_and_number_of_classes(small, suspected, arch, shape, classes, layer):

@@ -161,7 +161,9 @@ RatioOption = Annotated[float, typer.Option(help="Share of the training images t
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training images.", min=1)]
 LrOption = Annotated[float | None, typer.Option(help="The highest learning rate of the schedule.")]
 BatchOption = Annotated[int | None, typer.Option(help="Images per training step.", min=1)]
-PrecisionOption = Annotated[Precision, typer.Option(help="auto: bfloat16 on a GPU, else float32; none imitates it.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="auto is bfloat16 on a GPU; all are float32 on a processor that would imitate it.")
+]
 HoldBackOption = Annotated[int, typer.Option(help="Clean images kept from the training, for the defender.", min=0)]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]

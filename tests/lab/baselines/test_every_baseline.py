@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from neural_polarizer.errors import InputError
-from neural_polarizer.lab.baselines import base
+from neural_polarizer.lab import train
 from neural_polarizer.lab.baselines.registry import BASELINES, build_baseline
 from neural_polarizer.models.zoo import build_model
 
@@ -150,7 +150,7 @@ def test_half_way_copies_share_nothing():
 
 @pytest.mark.parametrize("native", [True, False])
 def test_bfloat16_is_what_the_processor_is_made_for(monkeypatch, native):
-    monkeypatch.setattr(base, "native_bfloat16", lambda device: native)
+    monkeypatch.setattr(train, "native_bfloat16", lambda device: native)
     wide, narrow = (
         state(quick("ft")(network(), clean(), precision=precision, progress=False).model)
         for precision in ("float32", "bfloat16")

@@ -16,11 +16,10 @@ from ...checks import check_choice, check_labels, device_of, dtype_of, usable_de
 from ...clean import load_clean
 from ...cut import logits_of
 from ...metrics import accuracy
-from ...precision import native_bfloat16
 from ..augment import augment
 from ..loop import Learner, run_loop
 from ..options import check_at_least, check_finite
-from ..train import predict
+from ..train import Recipe, predict
 
 PRECISIONS = ("float32", "bfloat16")
 Loss = Callable[[Tensor, torch.Generator], Tensor]  # of the rows of a batch
@@ -61,9 +60,7 @@ class Job:
 
     def autocast(self) -> torch.autocast:
         """The context of a training pass: weights stay as wide as they are."""
-        device = self.images.device
-        wanted = self.precision == "bfloat16" and native_bfloat16(device)
-        return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+        return Recipe(precision=self.precision).autocast(self.images.device)
 
 
 @dataclass(frozen=True, kw_only=True)

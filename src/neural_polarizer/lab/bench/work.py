@@ -238,10 +238,8 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
         def wake(model: nn.Module, attack: Attack = found.attack) -> list[dict[str, Any]]:
             return reactivated(model, test, attack, cell.reactivation, len(data.classes), seed=cell.seed)
 
-        twin_at, key = (
-            Store(place.root).network(network.twin),
-            (str(folder), cell.test_images, cell.reactivation, cell.seed),
-        )
+        twin_at = Store(place.root).network(network.twin)
+        key = (str(folder), cell.test_images, cell.reactivation, cell.seed)
         woken = {
             "reactivated": wake(done.model),
             "twin_reactivated": _twin_woken.get(key, lambda: wake(load_backdoored(twin_at, device=place.device).model)),
