@@ -34,6 +34,7 @@ class Trial:
         look: 1: the perturbed images are those that fool the original model. 2: also those that fool it and the best
             polarizer of the first look; `score` and `repaired` count them.
         twice: fitted for twice as many steps as the others.
+        alone: fitted on what was sent to the suspect and nothing else, to see whether it is one; never chosen.
         error: why there is none of this.
     """
 
@@ -49,6 +50,7 @@ class Trial:
     suspect: int | None = None
     look: int = 1
     twice: bool = False
+    alone: bool = False
     error: str = ""
 
 

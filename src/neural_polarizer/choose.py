@@ -205,7 +205,7 @@ class Chooser:
         self._blind, self._bold = nobody and self.few, nobody and not self.few
         self.tried = self.strengths[: FIRST + 1] if self._blind else self.strengths
 
-    def clears(self, cut: Cut, method: str, first: Trial) -> bool:
+    def clears(self, cut: Cut, pool: Pool, method: str, first: Trial) -> bool:
         """Whether the first trial against a suspect shows that it is none; then nothing is suspected from here on.
 
         A trigger is a short cut, and closing it costs less than closing all ways there are, or little more. Where the
@@ -214,9 +214,10 @@ class Chooser:
         suspect, lead = self.suspect, self.attempts.suspicion.score - DROP_PRICE * first.doubt
         if suspect is not None and len(self.trials) == 1 and not first.error and lead < BELIEVED:
             self.turn_to(None)
+            self.aim(pool)
             doubt = first.doubt  # where it cannot be told, the suspect stays
             with suppress(FitDiverged):
-                doubt, _ = self.doubt(pool := self.pool(cut), self.fitted(cut, pool, method, first.strength).polarizer)
+                doubt, _ = self.doubt(pool, self.fitted(cut, pool, method, first.strength).polarizer)
             self.turn_to(suspect if first.doubt <= DEARER * doubt else None)
         if self.suspect != suspect:
             self.leave_out(())
@@ -239,18 +240,34 @@ class Chooser:
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
-        attempts = self.attempts.sent_to(self.suspect)
+        found, seed = self.attempts.found, self.seed + 2
         pool = Pool(
-            cut, self.images, self.known, views=self.config.views,
-            copies=sum(len(a.rows) for a in attempts.found), batch_size=self.config.batch_size,
-            pass_size=self.config.pass_size(self.images.shape[1:], self.images.device.type), layout=attempts.layout,
-            order=torch.Generator().manual_seed(self.seed + 2), compile=self.config.compile,
-            mix=self.config.mix_views, apart=self.held,
+            cut, self.images, self.known, views=self.config.views, copies=sum(len(a.rows) for a in found),
+            pass_size=self.config.pass_size(self.images.shape[1:], self.images.device.type), mix=self.config.mix_views,
+            layout=self.attempts.layout, order=torch.Generator().manual_seed(seed), compile=self.config.compile,
+            batch_size=self.config.batch_size, apart=self.held,
         )  # fmt: skip
-        for a in attempts.found:
+        for a in found:
             pool.take(a.rows, a.images, a.targets, family=a.family)
         pool.copies.gather()
+        self.aim(pool)
         return pool
+
+    def aim(self, pool: Pool, alone: bool = False) -> None:
+        """Draw every copy; against a suspect most often one of those that show it, or `alone` these.
+
+        What was sent to other classes keeps the polarizer from closing the suspect to its own images, and where the
+        suspect is none, from leaving all else open.
+        """
+        shown = self.shows(pool)
+        pool.copies.only(shown if alone else torch.ones_like(shown), None if self.suspect is None else shown)
+
+    def shows(self, pool: Pool) -> Tensor:
+        """Which copies (P,) show the suspect, if there is one: sent there by families that reach it most, or again."""
+        copies, lead = pool.copies, torch.ones_like(self.attempts.suspicion.leading())
+        if self.suspect is not None:
+            lead = self.attempts.suspicion.leading(self.suspect)
+        return torch.cat([lead, torch.ones_like(lead[:1])]).to(copies.of.device)[copies.family, copies.targets]
 
     def sift(self, cut: Cut, pool: Pool, method: str, strongest: Chosen | None = None) -> None:
         """Draw no other copies than those that a polarizer stronger than any that is tried gives their class back to.
@@ -266,31 +283,32 @@ class Chooser:
             pool.copies.only(logits.argmax(1) == self.known[pool.copies.of])
 
     def judges(self, pool: Pool) -> Tensor:
-        """The perturbed copies of held-back images."""
-        return torch.isin(pool.copies.of, self.held).nonzero()[:, 0]
+        """The perturbed copies of held-back images, those that show the suspect where there is one."""
+        return (torch.isin(pool.copies.of, self.held) & self.shows(pool)).nonzero()[:, 0]
 
-    def climb(self, cut: Cut, pool: Pool, method: str) -> Pool:
+    def climb(self, cut: Cut, pool: Pool, method: str) -> None:
         """Trials of one method at one cut: from the middle strength upwards while the budget is kept, else down.
 
         Where nothing is suspected it is the strength that stops a trigger, and one in between is tried as well.
-
-        Returns the pool, or a new one where the first trial has cleared the suspect.
         """
         at, strongest = min(FIRST, len(self.tried) - 1), None
         if all(t.suspect != self.suspect for t in self.trials):
+            self.aim(pool, alone=True)
             strongest = self.find_poisoned(cut, pool, method)
+            if self.suspect is not None:
+                if self.clears(cut, pool, method, self.trial(cut, pool, method, self.tried[at], alone=True)):
+                    self.climb(cut, pool, method)
+                    return
+                self.aim(pool)
         if self._blind:
             self.sift(cut, pool, method, strongest)
         first = self.trial(cut, pool, method, self.tried[at])
-        if self.clears(cut, method, first):
-            return self.climb(cut, self.pool(cut), method)
         step = 1 if first.within_budget else -1
         while 0 <= (at := at + step) < len(self.tried):
             if self.trial(cut, pool, method, self.tried[at]).within_budget != (step > 0):
                 if self._bold:
                     self.trial(cut, pool, method, math.sqrt(self.tried[at] * self.tried[at - step]))
                 break
-        return pool
 
     def fitted(self, cut: Cut, pool: Pool, method: str, strength: float, times: int = 1) -> Chosen:
         """A polarizer of so much strength, fitted for `times` as many steps as others."""
@@ -301,9 +319,11 @@ class Chooser:
         history = pool.fit(polarizer, config, order, rows=self.fitted_on, progress=False)
         return Chosen(polarizer, cut.layer, method, config, history, cut)
 
-    def trial(self, cut: Cut, pool: Pool, method: str, strength: float, twice: bool = False) -> Trial:
-        """Fit and judge one polarizer; `twice`: for twice as many steps."""
-        started, chosen, made = time.perf_counter(), None, Trial(cut.layer, method, strength, twice=twice)
+    def trial(
+        self, cut: Cut, pool: Pool, method: str, strength: float, *, twice: bool = False, alone: bool = False
+    ) -> Trial:
+        """Fit and judge one polarizer, that is `twice` or `alone` as `Trial` says."""
+        started, chosen, made = time.perf_counter(), None, Trial(cut.layer, method, strength, twice=twice, alone=alone)
         try:
             chosen = self.fitted(cut, pool, method, strength, 1 + twice)
             made = self.judged(made, pool, chosen.polarizer)
@@ -341,7 +361,7 @@ class Chooser:
         the strength may be worse by that much, and against a suspect, or of few images, the second look: the budget
         bounds what they cost, and what a few judges let through, the trigger may be.
         """
-        known = [i for i, t in enumerate(self.trials) if not t.error and t.suspect == self.suspect]
+        known = [i for i, t in enumerate(self.trials) if not (t.error or t.alone) and t.suspect == self.suspect]
         places = [i for i in known if self.trials[i].within_budget or not within]
         luck = LUCK / len(self.held) ** 0.5
 
@@ -377,13 +397,14 @@ class Chooser:
         for a in found:
             pool.take(a.rows, a.images, a.targets, family=len(self.config.focus()))
         pool.copies.gather()
+        self.aim(pool)
         if self._blind:
             self.sift(first.cut, pool, first.method)
         self.look, self._looked = 2, place
         self.trials[place] = self.judged(replace(trial, look=2), pool, first.polarizer)
-        if not self.trial(first.cut, pool, first.method, trial.strength, trial.twice).within_budget:
+        if not self.trial(first.cut, pool, first.method, trial.strength, twice=trial.twice).within_budget:
             for strength in [s for s in self.tried if s < trial.strength][-1:]:
-                self.trial(first.cut, pool, first.method, strength, trial.twice)
+                self.trial(first.cut, pool, first.method, strength, twice=trial.twice)
 
     def verdict(self, cut: Cut, pool: Pool, method: str) -> tuple[Chosen, Choice, Chosen | None]:
         """What `choose` returns, where `cut` and `pool` are those of the best trial."""
@@ -505,7 +526,8 @@ def choose(
     bar = Progress(len(cuts), "layers", enabled=progress)
     for at in bar:
         best = chooser.best()
-        pool = chooser.climb(cuts[at], chooser.pool(cuts[at]), first_method)
+        pool = chooser.pool(cuts[at])
+        chooser.climb(cuts[at], pool, first_method)
         if leader is None or chooser.best() != best:
             leader = cuts[at], pool
         bar.note(f"{cuts[at].layer}: {chooser.trials[-1].repaired:.2f} repaired")

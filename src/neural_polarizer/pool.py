@@ -26,6 +26,7 @@ SMALL_BATCH, BATCHES = 32, 8  # batches of a small clean set are smaller, down t
 SAME_IN_A_MIRROR = 0.8  # share of the images whose class must survive a mirror, or no view is mirrored: digits, signs
 MIRRORED = 500  # images that are asked at most
 ROUNDED = 0.02  # share of the clean images whose class may be another in bfloat16, or a fit is at full width
+FAVOURED = 0.75  # of the copies that are drawn, where some are favoured
 VIEWED = 8000  # rows of clean images that a small clean set is brought to, where views are wanted
 
 
@@ -304,19 +305,22 @@ class Copies:
         self._new = []
         self.only(torch.ones_like(self.of, dtype=torch.bool))
 
-    def only(self, drawn: Tensor) -> None:
-        """Draw no others than those where `drawn` (P,) is True."""
-        order = self.of.argsort(stable=True)
+    def only(self, drawn: Tensor, favoured: Tensor | None = None) -> None:
+        """Draw no others than those where `drawn` (P,) is True, and `FAVOURED` of the time a `favoured` (P,) one."""
+        liked = torch.zeros_like(drawn) if favoured is None else favoured & drawn
+        order = (2 * self.of + ~liked).argsort(stable=True)  # image by image, the favoured ones first
         self._by_image = order[drawn[order]]
-        self._count = torch.bincount(self.of[drawn], minlength=self._images)
+        self._count, self._liked = (torch.bincount(self.of[d], minlength=self._images) for d in (drawn, liked))
         self._first = self._count.cumsum(0) - self._count
 
     def draw(self, rows: Tensor, order: torch.Generator) -> tuple[Tensor, Tensor]:
         """For every clean image (B,) that has copies one of them: its place in the batch, and the copy's row."""
-        count = self._count[rows]
+        count, liked = self._count[rows], self._liked[rows]
         luck = torch.rand(len(rows), generator=order, dtype=torch.float64).to(rows.device)
+        part = torch.where(liked > 0, FAVOURED, 0.0)  # one number says whether a favoured one, and which
+        place = torch.where(luck < part, luck / FAVOURED * liked, (luck - part) / (1 - part) * count).long()
         of = count.nonzero()[:, 0]
-        return of, self._by_image[(self._first[rows] + (luck * count).long())[of]]
+        return of, self._by_image[(self._first[rows] + place)[of]]
 
     def mismatch(self) -> float:
         """The share that reached another class than they were sent to."""
