@@ -29,8 +29,8 @@ class Trial:
         within_budget: accuracy_drop is, or is two images (of fewer than 16, one): of a few dozen, two tell nothing;
             and the low end of the 95 % interval of doubt is: what may be luck breaks no budget. Without a suspect, and
             with 128 clean images or more, it is the low end for accuracy_drop, and doubt with some of the drop above.
-        suspect: the class that the perturbed images were sent to, which are all that was fitted on and judged by; None:
-            all of them were. Scores of two suspects do not compare. The first trial alone may have one, and clear it.
+        suspect: the class that the perturbed images which judge were sent to, and most that were fitted on; None: all
+            were alike. Scores of two suspects do not compare. The first trial alone may have one, and clear it.
         look: 1: the perturbed images are those that fool the original model. 2: also those that fool it and the best
             polarizer of the first look; `score` and `repaired` count them.
         twice: fitted for twice as many steps as the others.
@@ -68,8 +68,8 @@ class Choice:
         drop_interval: 95 % of it, from the images that changed (normal approximation).
         repaired: share of the held-back perturbed images, all of which fooled the original model, that get their true
             class from what is returned; the mean over the families. `perturbed` is their number.
-        suspicion: where the perturbations of the original model end. Where a class stands out, what was sent to it is
-            all that was fitted on and judged by, unless the first trial has cleared it.
+        suspicion: where the perturbations of the original model end. Where a class stands out, what was sent to it
+            judges, and is most of what was fitted on, unless the first trial has cleared it.
         poisoned: rows of the clean images that seem to carry a trigger; they were neither fitted on nor judged by.
     """
 

@@ -5,10 +5,10 @@ polarizers of growing strength are fitted in seconds, on a part of the clean set
 judges: a score rewards perturbed images that get their class back and punishes lost clean accuracy, and the accuracy
 budget is a constraint. What is returned was fitted on the first part alone, so that the figures hold for it.
 
-Where a class stands out as a backdoor's target, what was sent to it is all that is fitted on and judged by, unless the
-first such polarizer costs so much that these were ways into any such class, no short cut. Clean images that seem to
-carry its trigger are left out. What still fools both the original model and the best polarizer is added for a second
-look.
+Where a class stands out as a backdoor's target, what was sent to it judges, and is most of what is fitted on, unless a
+polarizer that is fitted on it alone costs so much that these were ways into any such class, no short cut. Clean images
+that seem to carry its trigger are left out. What still fools both the original model and the best polarizer is added
+for a second look.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def trials_table(trials: Sequence[Trial], chosen: int | None) -> list[tuple[str,
     rows: list[tuple[str, ...]] = [TRIALS]
     for i, t in enumerate(trials):
         name = f"{t.layer} *" if i == chosen else t.layer
-        method = f"{t.method}, twice as long" if t.twice else t.method
+        method = t.method + ", twice as long" * t.twice + ", suspect alone" * t.alone
         if t.error:
             rows.append((name, method, f"{t.strength:g}", "failed", "", "", "", "", f"{t.seconds:.0f}"))
             continue
