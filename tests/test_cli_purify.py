@@ -97,11 +97,10 @@ def test_a_suspect_that_was_cleared_is_told_with_why_and_images_with_its_trigger
         made = attempt(*args, **options)
         return replace(made, suspicion=replace(made.suspicion, excess=(0.0, 0.41, 0.0, 0.0, 0.0)))
 
-    def clears(self, cut, pool, method, first):
-        if believed:
+    def clears(self, cut, method, first):
+        if believed or self.suspect is None:
             return False
         self.turn_to(None)
-        self.aim(pool)
         return True
 
     def found(self, *args, told=choose.Chooser.verdict):

@@ -29,12 +29,13 @@ class Trial:
         within_budget: accuracy_drop is, or is two images (of fewer than 16, one): of a few dozen, two tell nothing;
             and the low end of the 95 % interval of doubt is: what may be luck breaks no budget. Without a suspect, and
             with 128 clean images or more, it is the low end for accuracy_drop, and doubt with some of the drop above.
-        suspect: the class that the perturbed images which judge were sent to, and most that were fitted on; None: all
-            were alike. Scores of two suspects do not compare. The first trial alone may have one, and clear it.
+        suspect: the class that all perturbed images which judge were sent to, and all that were fitted on, or half of
+            them where it leads by less than 0.6; None: all were alike. Scores of two suspects do not compare. The first
+            trial alone may have one, and clear it.
         look: 1: the perturbed images are those that fool the original model. 2: also those that fool it and the best
             polarizer of the first look; `score` and `repaired` count them.
         twice: fitted for twice as many steps as the others.
-        alone: fitted on what was sent to the suspect and nothing else, to see whether it is one; never chosen.
+        alone: fitted on what was sent to such a suspect and nothing else, to see whether it is one; never chosen.
         error: why there is none of this.
     """
 
@@ -69,7 +70,7 @@ class Choice:
         repaired: share of the held-back perturbed images, all of which fooled the original model, that get their true
             class from what is returned; the mean over the families. `perturbed` is their number.
         suspicion: where the perturbations of the original model end. Where a class stands out, what was sent to it
-            judges, and is most of what was fitted on, unless the first trial has cleared it.
+            judges, and is what was fitted on, or half of it, unless the first trial has cleared it.
         poisoned: rows of the clean images that seem to carry a trigger; they were neither fitted on nor judged by.
     """
 

@@ -5,10 +5,10 @@ polarizers of growing strength are fitted in seconds, on a part of the clean set
 judges: a score rewards perturbed images that get their class back and punishes lost clean accuracy, and the accuracy
 budget is a constraint. What is returned was fitted on the first part alone, so that the figures hold for it.
 
-Where a class stands out as a backdoor's target, what was sent to it judges, and is most of what is fitted on, unless a
-polarizer that is fitted on it alone costs so much that these were ways into any such class, no short cut. Clean images
-that seem to carry its trigger are left out. What still fools both the original model and the best polarizer is added
-for a second look.
+Where a class stands out as a backdoor's target, what was sent to it is all that is fitted on and judged by, unless the
+first such polarizer costs so much that these were ways into any such class, no short cut; where it leads by little,
+half of what is fitted on was sent to any class. Clean images that seem to carry its trigger are left out. What still
+fools both the original model and the best polarizer is added for a second look.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ HELD_SHARE = 0.2  # of the clean set, for judging
 FEWEST = 10  # clean images with which anything can be judged
 DROP_PRICE = 10.0  # what a point of clean accuracy costs, in points of perturbed images that get their class back
 BELIEVED = 0.3  # of the lead of a suspect, with what it costs to stop it taken off: under it, the suspect may be none
+SURE, HEDGED = 0.6, 0.5  # of less lead, a suspect has this share of the copies that a step draws; else all of them
 DEARER = 2.0  # times the doubt of a polarizer against all classes, that one against a suspect has where it is none
 MOST_CHANNELS = 2048  # of a candidate layer
 LATE = 3  # candidate layers, from the end
@@ -200,12 +201,13 @@ class Chooser:
     def turn_to(self, suspect: int | None) -> None:
         """Fit and judge from here on by what was sent to one class, or where nothing is suspected, to all."""
         self.suspect, nobody = suspect, suspect is None and self.budget > 0
+        self._hedged = suspect is not None and self.attempts.suspicion.score < SURE
         # Nothing tells then what is lost, and too little done may leave everything: the strength is given, and a weaker
         # one is tried only where it loses more than it may.
         self._blind, self._bold = nobody and self.few, nobody and not self.few
         self.tried = self.strengths[: FIRST + 1] if self._blind else self.strengths
 
-    def clears(self, cut: Cut, pool: Pool, method: str, first: Trial) -> bool:
+    def clears(self, cut: Cut, method: str, first: Trial) -> bool:
         """Whether the first trial against a suspect shows that it is none; then nothing is suspected from here on.
 
         A trigger is a short cut, and closing it costs less than closing all ways there are, or little more. Where the
@@ -214,10 +216,9 @@ class Chooser:
         suspect, lead = self.suspect, self.attempts.suspicion.score - DROP_PRICE * first.doubt
         if suspect is not None and len(self.trials) == 1 and not first.error and lead < BELIEVED:
             self.turn_to(None)
-            self.aim(pool)
             doubt = first.doubt  # where it cannot be told, the suspect stays
             with suppress(FitDiverged):
-                doubt, _ = self.doubt(pool, self.fitted(cut, pool, method, first.strength).polarizer)
+                doubt, _ = self.doubt(pool := self.pool(cut), self.fitted(cut, pool, method, first.strength).polarizer)
             self.turn_to(suspect if first.doubt <= DEARER * doubt else None)
         if self.suspect != suspect:
             self.leave_out(())
@@ -240,34 +241,33 @@ class Chooser:
 
     def pool(self, cut: Cut) -> Pool:
         """What the trials at one cut share."""
-        found, seed = self.attempts.found, self.seed + 2
+        attempts = self.attempts.sent_to(None if self._hedged else self.suspect)
         pool = Pool(
-            cut, self.images, self.known, views=self.config.views, copies=sum(len(a.rows) for a in found),
-            pass_size=self.config.pass_size(self.images.shape[1:], self.images.device.type), mix=self.config.mix_views,
-            layout=self.attempts.layout, order=torch.Generator().manual_seed(seed), compile=self.config.compile,
-            batch_size=self.config.batch_size, apart=self.held,
+            cut, self.images, self.known, views=self.config.views,
+            copies=sum(len(a.rows) for a in attempts.found), batch_size=self.config.batch_size,
+            pass_size=self.config.pass_size(self.images.shape[1:], self.images.device.type), layout=attempts.layout,
+            order=torch.Generator().manual_seed(self.seed + 2), compile=self.config.compile,
+            mix=self.config.mix_views, apart=self.held,
         )  # fmt: skip
-        for a in found:
+        for a in attempts.found:
             pool.take(a.rows, a.images, a.targets, family=a.family)
         pool.copies.gather()
-        self.aim(pool)
         return pool
 
     def aim(self, pool: Pool, alone: bool = False) -> None:
-        """Draw every copy; against a suspect most often one of those that show it, or `alone` these.
+        """Where a suspect leads by little, draw half of the time a copy that shows it, or `alone` these.
 
-        What was sent to other classes keeps the polarizer from closing the suspect to its own images, and where the
-        suspect is none, from leaving all else open.
+        If it is none, to fit on what was sent to it alone leaves everything open; if it is one, little of its trigger
+        was found, and what was sent to other classes stops more of it, at less cost.
         """
-        shown = self.shows(pool)
-        pool.copies.only(shown if alone else torch.ones_like(shown), None if self.suspect is None else shown)
+        if self._hedged:
+            pool.copies.only((shown := self.shows(pool)) | (not alone), shown, HEDGED)
 
     def shows(self, pool: Pool) -> Tensor:
-        """Which copies (P,) show the suspect, if there is one: sent there by families that reach it most, or again."""
-        copies, lead = pool.copies, torch.ones_like(self.attempts.suspicion.leading())
-        if self.suspect is not None:
-            lead = self.attempts.suspicion.leading(self.suspect)
-        return torch.cat([lead, torch.ones_like(lead[:1])]).to(copies.of.device)[copies.family, copies.targets]
+        """Which copies (P,) judge: those sent to the suspect, by families that reach it most, or on the second look."""
+        copies, lead = pool.copies, self.attempts.suspicion.leading(self.suspect).to(self.images.device)
+        lead = torch.cat([lead if self._hedged else lead | True, torch.ones_like(lead[:1])])
+        return lead[copies.family, copies.targets]
 
     def sift(self, cut: Cut, pool: Pool, method: str, strongest: Chosen | None = None) -> None:
         """Draw no other copies than those that a polarizer stronger than any that is tried gives their class back to.
@@ -286,29 +286,33 @@ class Chooser:
         """The perturbed copies of held-back images, those that show the suspect where there is one."""
         return (torch.isin(pool.copies.of, self.held) & self.shows(pool)).nonzero()[:, 0]
 
-    def climb(self, cut: Cut, pool: Pool, method: str) -> None:
+    def climb(self, cut: Cut, pool: Pool, method: str) -> Pool:
         """Trials of one method at one cut: from the middle strength upwards while the budget is kept, else down.
 
         Where nothing is suspected it is the strength that stops a trigger, and one in between is tried as well.
+
+        Returns the pool, or a new one where the first trial has cleared the suspect.
         """
         at, strongest = min(FIRST, len(self.tried) - 1), None
-        if all(t.suspect != self.suspect for t in self.trials):
-            self.aim(pool, alone=True)
+        new = all(t.suspect != self.suspect for t in self.trials)
+        self.aim(pool, alone=new)
+        if new:
             strongest = self.find_poisoned(cut, pool, method)
-            if self.suspect is not None:
-                if self.clears(cut, pool, method, self.trial(cut, pool, method, self.tried[at], alone=True)):
-                    self.climb(cut, pool, method)
-                    return
-                self.aim(pool)
         if self._blind:
             self.sift(cut, pool, method, strongest)
-        first = self.trial(cut, pool, method, self.tried[at])
+        first = self.trial(cut, pool, method, self.tried[at], alone=new and self._hedged)
+        if self.clears(cut, method, first):
+            return self.climb(cut, self.pool(cut), method)
+        if first.alone:
+            self.aim(pool)
+            first = self.trial(cut, pool, method, self.tried[at])
         step = 1 if first.within_budget else -1
         while 0 <= (at := at + step) < len(self.tried):
             if self.trial(cut, pool, method, self.tried[at]).within_budget != (step > 0):
                 if self._bold:
                     self.trial(cut, pool, method, math.sqrt(self.tried[at] * self.tried[at - step]))
                 break
+        return pool
 
     def fitted(self, cut: Cut, pool: Pool, method: str, strength: float, times: int = 1) -> Chosen:
         """A polarizer of so much strength, fitted for `times` as many steps as others."""
@@ -526,8 +530,7 @@ def choose(
     bar = Progress(len(cuts), "layers", enabled=progress)
     for at in bar:
         best = chooser.best()
-        pool = chooser.pool(cuts[at])
-        chooser.climb(cuts[at], pool, first_method)
+        pool = chooser.climb(cuts[at], chooser.pool(cuts[at]), first_method)
         if leader is None or chooser.best() != best:
             leader = cuts[at], pool
         bar.note(f"{cuts[at].layer}: {chooser.trials[-1].repaired:.2f} repaired")

@@ -26,7 +26,6 @@ SMALL_BATCH, BATCHES = 32, 8  # batches of a small clean set are smaller, down t
 SAME_IN_A_MIRROR = 0.8  # share of the images whose class must survive a mirror, or no view is mirrored: digits, signs
 MIRRORED = 500  # images that are asked at most
 ROUNDED = 0.02  # share of the clean images whose class may be another in bfloat16, or a fit is at full width
-FAVOURED = 0.75  # of the copies that are drawn, where some are favoured
 VIEWED = 8000  # rows of clean images that a small clean set is brought to, where views are wanted
 
 
@@ -305,9 +304,10 @@ class Copies:
         self._new = []
         self.only(torch.ones_like(self.of, dtype=torch.bool))
 
-    def only(self, drawn: Tensor, favoured: Tensor | None = None) -> None:
-        """Draw no others than those where `drawn` (P,) is True, and `FAVOURED` of the time a `favoured` (P,) one."""
+    def only(self, drawn: Tensor, favoured: Tensor | None = None, share: float = 0.0) -> None:
+        """Draw no others than those where `drawn` (P,) is True, and this share of the time a `favoured` (P,) one."""
         liked = torch.zeros_like(drawn) if favoured is None else favoured & drawn
+        self._share = share
         order = (2 * self.of + ~liked).argsort(stable=True)  # image by image, the favoured ones first
         self._by_image = order[drawn[order]]
         self._count, self._liked = (torch.bincount(self.of[d], minlength=self._images) for d in (drawn, liked))
@@ -317,8 +317,8 @@ class Copies:
         """For every clean image (B,) that has copies one of them: its place in the batch, and the copy's row."""
         count, liked = self._count[rows], self._liked[rows]
         luck = torch.rand(len(rows), generator=order, dtype=torch.float64).to(rows.device)
-        part = torch.where(liked > 0, FAVOURED, 0.0)  # one number says whether a favoured one, and which
-        place = torch.where(luck < part, luck / FAVOURED * liked, (luck - part) / (1 - part) * count).long()
+        part = self._share * (liked > 0)  # one number says whether a favoured one, and which
+        place = torch.where(luck < part, luck / part * liked, (luck - part) / (1 - part) * count).long()
         of = count.nonzero()[:, 0]
         return of, self._by_image[(self._first[rows] + place)[of]]
 
