@@ -72,7 +72,7 @@ def test_everything_is_chosen_and_the_model_left_alone(small):
     assert (taken.layer, taken.method) == (purified.layer, purified.method)
     assert purified.config.lambda_asr == purified.config.lambda_ce == purified.config.lambda_max == taken.strength
     assert {t.method for t in choice.trials} == {"npd"}, "no class is suspected"
-    assert {t.layer for t in choice.trials} == set(candidate_layers(net, images(2)))
+    assert {t.layer for t in choice.trials} == {"block.conv1"}
     rivals = [t for t in choice.trials if (t.suspect, t.method) == (taken.suspect, taken.method)]
     assert taken.suspect is None
     assert taken.score == max(t.score for t in rivals if t.strength == taken.strength)  # luck is for a stronger one
@@ -102,6 +102,28 @@ def test_no_fit_sees_the_images_that_judge(small, monkeypatch):
     held = set(torch.randperm(40, generator=torch.Generator().manual_seed(0))[:8].tolist())
     assert seen
     assert all(held.isdisjoint(rows.tolist()) and len(rows) == 32 for rows in seen)
+
+
+@pytest.mark.parametrize(
+    ("accused", "few", "kept", "both"),
+    [(False, False, True, False), (True, False, True, True), (False, True, True, True), (False, False, False, True)],
+)
+def test_a_block_is_entered_alone_where_nothing_is_suspected_and_that_keeps_the_budget(
+    small, monkeypatch, request, accused, few, kept, both
+):
+    if accused:
+        request.getfixturevalue("suspected")
+    judged = room.Chooser.judged
+
+    def strict(self, trial, pool, polarizer):
+        return replace(judged(self, trial, pool, polarizer), within_budget=kept or trial.layer == "block")
+
+    monkeypatch.setattr(room, "FEW", 41 if few else 0)
+    monkeypatch.setattr(room.Chooser, "judged", strict)
+    choice = auto(lively("skips"), method="npd").choice
+    assert candidate_layers(lively("skips"), images(2)) == ["block.conv1", "block"]
+    assert {t.layer for t in choice.trials} == ({"block.conv1", "block"} if both else {"block.conv1"})
+    assert choice.within_budget
 
 
 @pytest.mark.parametrize(("count", "lost", "kept"), [(40, 1, True), (40, 2, False), (80, 2, True), (80, 3, False)])
